@@ -1,0 +1,3 @@
+"""layerkit."""
+
+from ._version import __version__ as __version__

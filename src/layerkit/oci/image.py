@@ -1,0 +1,111 @@
+"""An image as an immutable value: its manifest, and its configuration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import IntegrityError
+from .descriptor import MEDIA, Descriptor, Platform
+from .digest import Digest
+from .manifest import Manifest
+
+__all__ = ["Config", "Image"]
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """An image configuration (image-spec, ``config.md``), its raw bytes beside it."""
+
+    raw: bytes = field(repr=False)
+    document: Mapping[str, Any] = field(repr=False, hash=False, compare=False)
+    media_type: str = MEDIA.CONFIG
+
+    @classmethod
+    def parse(cls, raw: bytes, media_type: str = MEDIA.CONFIG) -> Config:
+        """Raises IntegrityError where *raw* is no image configuration."""
+        try:
+            document = json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            raise IntegrityError(f"not an image configuration: {error}") from None
+        if not isinstance(document, dict) or not isinstance(document.get("rootfs"), dict):
+            raise IntegrityError("not an image configuration: no rootfs")
+        config = cls(raw, document, media_type)
+        _ = config.diff_ids
+        return config
+
+    @property
+    def digest(self) -> Digest:
+        return Digest.of(self.raw)
+
+    @property
+    def descriptor(self) -> Descriptor:
+        return Descriptor(self.media_type, self.digest, len(self.raw))
+
+    @property
+    def diff_ids(self) -> tuple[Digest, ...]:
+        found = self.document["rootfs"].get("diff_ids") or []
+        if not isinstance(found, list):
+            raise IntegrityError("not an image configuration: diff_ids is no list")
+        return tuple(Digest.parse(str(item)) for item in found)
+
+    @property
+    def history(self) -> tuple[Mapping[str, Any], ...]:
+        return tuple(item for item in self.document.get("history") or () if isinstance(item, dict))
+
+    @property
+    def platform(self) -> Platform:
+        return Platform.from_json(self.document)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The execution parameters: Env, Cmd, Labels, …"""
+        found = self.document.get("config") or {}
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        return self.settings.get("Labels") or {}
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return dict(item.partition("=")[::2] for item in self.settings.get("Env") or ())
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A manifest and the configuration that it names, consistent with each other.
+
+    Raises:
+        IntegrityError: the configuration is not the one that the manifest names, or layers, diff_ids
+            and non-empty history entries differ in number (registries accept such images, nodes fail on them).
+    """
+
+    manifest: Manifest
+    config: Config
+
+    def __post_init__(self) -> None:
+        named = self.manifest.config
+        if named.digest != self.config.digest or named.size != len(self.config.raw):
+            raise IntegrityError(f"the configuration is {self.config.digest}, the manifest names {named.digest}")
+        layers, diff_ids = len(self.manifest.layers), len(self.config.diff_ids)
+        if layers != diff_ids:
+            raise IntegrityError(f"the manifest has {layers} layers, the configuration {diff_ids} diff_ids")
+        history = self.config.history
+        made = sum(1 for item in history if not item.get("empty_layer"))
+        if history and made != layers:
+            raise IntegrityError(f"the manifest has {layers} layers, the history {made}")
+
+    @property
+    def platform(self) -> Platform:
+        return self.config.platform
+
+    @property
+    def created_by(self) -> tuple[str, ...]:
+        """For each layer, the instruction that made it; "" where the image has no history."""
+        history = self.config.history
+        if not history:
+            return ("",) * len(self.manifest.layers)
+        return tuple(str(item.get("created_by", "")) for item in history if not item.get("empty_layer"))
