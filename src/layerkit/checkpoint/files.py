@@ -1,0 +1,177 @@
+"""Which files the checkpoint is, and whether they can be trusted to be one."""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import CheckpointError, printable
+from ..state import Identity
+
+__all__ = ["File", "find"]
+
+# Files that get into a folder of weights by accident, and must not get into an image by accident.
+_PRIVATE = (".env", ".env.*", ".netrc", "id_rsa", "id_ed25519", "id_ecdsa", "*.pem", "*.key", "*.p12", ".git", ".ssh",
+            ".aws", ".huggingface", "credentials*.json")  # fmt: skip
+_JUNK = ("__pycache__", ".DS_Store", ".cache", ".ipynb_checkpoints")
+# The first line of a Git LFS pointer (git-lfs, docs/spec.md); such a file is at most 1024 bytes.
+_LFS_MARK = b"version https://git-lfs.github.com/spec/"
+_LFS_LIMIT = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file of the checkpoint.
+
+    Attributes:
+        path: where it goes below the target, POSIX, relative.
+        source: where its content is (symlinks resolved).
+        identity: what it was when it was found; a reader checks that it still is.
+    """
+
+    path: str
+    source: Path
+    identity: Identity
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.identity.size
+
+
+def find(pattern: str, root: Path) -> tuple[File, ...]:
+    """The files that *pattern* (a file, a folder or a glob, relative to *root*) names, sorted by path.
+
+    A file goes to the target under its own name; of a folder, what is in it; of a glob, each match that way
+    (matched files under their names, matched folders as folders). Symlinks are followed by content when they
+    stay inside *root* or the named folder.
+
+    Raises:
+        CheckpointError: nothing there; or anything that is no readable regular file, leads out of the folder,
+            is a Git LFS pointer, is empty, looks private, or has a name that an image should not have. All of
+            such files are listed, not the first.
+    """
+    expanded = str(Path(pattern).expanduser())
+    whole = Path(root, expanded)
+    if os.path.lexists(whole):
+        named, wild = [whole], False
+    elif glob.has_magic(expanded):
+        named, wild = [Path(root, match) for match in sorted(glob.glob(expanded, root_dir=root, recursive=True))], True
+    else:
+        named, wild = [], False
+    if not named:
+        raise CheckpointError(
+            f"checkpoint: nothing at {printable(pattern)!r} (in {printable(str(root.absolute()))})",
+            hint="set checkpoint.path to the file, folder or glob of the weights",
+        )
+    problems: list[str] = []
+    found: dict[str, File] = {}
+    for start in named:
+        for path, place in _walk(start, under="" if not wild else start.name, problems=problems):
+            file = _check(path, place, inside=_trusted(root, start), listed=place == start, problems=problems)
+            if file is None:
+                continue
+            if path in found and found[path].source != file.source:
+                problems.append(f"{printable(path)}: two files would have this name in the image")
+            found[path] = file
+    if not problems and not found:
+        problems.append(f"{printable(pattern)}: an empty folder")
+    if problems:
+        raise CheckpointError(
+            "checkpoint: " + "; ".join(dict.fromkeys(problems)), hint=_hint(problems) or "nothing was read or tagged"
+        )
+    return tuple(found[path] for path in sorted(found))
+
+
+def _hint(problems: list[str]) -> str:
+    if any("Git LFS" in problem for problem in problems):
+        return "fetch the content first: git lfs pull"
+    if any("private" in problem for problem in problems):
+        return "move it out of the folder, or name the files of the checkpoint with a glob"
+    if any("leads out of" in problem for problem in problems):
+        return "set checkpoint.path to the place itself, not to a link to it"
+    return ""
+
+
+def _trusted(root: Path, start: Path) -> tuple[Path, ...]:
+    """Folders that content may come from: the project, and what was named in so many words."""
+    named = start.parent if start.is_symlink() or not start.is_dir() else start
+    return (Path(os.path.realpath(root)), Path(os.path.realpath(named)))
+
+
+def _walk(start: Path, *, under: str, problems: list[str]) -> Iterator[tuple[str, Path]]:
+    """(path below the target, place on disk) of everything that is no folder."""
+    if not start.is_dir():
+        yield start.name, start
+        return
+    stack: list[tuple[str, Path, tuple[str, ...]]] = [(under, start, (os.path.realpath(start),))]
+    while stack:
+        prefix, folder, above = stack.pop()
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            problems.append(f"{printable(prefix or str(folder))}: {error.strerror}")
+            continue
+        for entry in entries:
+            if entry.name in _JUNK:
+                continue
+            path = f"{prefix}/{entry.name}" if prefix else entry.name
+            if _is_private(entry.name):
+                problems.append(f"{printable(path)}: looks private")
+            elif entry.is_dir():
+                real = os.path.realpath(entry.path)
+                if real in above:
+                    problems.append(f"{printable(path)}: a symlink loop")
+                elif entry.is_symlink() and not real.startswith(above[0] + os.sep):
+                    problems.append(f"{printable(path)}: a symlink that leads out of the folder")
+                else:
+                    stack.append((path, Path(entry.path), (*above, real)))
+            else:
+                yield path, Path(entry.path)
+
+
+def _is_private(name: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in _PRIVATE)
+
+
+def _check(path: str, place: Path, *, inside: tuple[Path, ...], listed: bool, problems: list[str]) -> File | None:
+    shown = printable(path)
+    if any(ord(c) < 32 or 0x7F <= ord(c) < 0xA0 or 0xD800 <= ord(c) <= 0xDFFF for c in path):
+        problems.append(f"{path!a}: its name is not printable UTF-8")
+        return None
+    if _is_private(place.name) and not listed:
+        problems.append(f"{shown}: looks private")
+        return None
+    try:
+        # Not resolve(strict=True) alone: it would hide which of loop and dangling it was.
+        source = Path(os.path.realpath(place, strict=True))
+        # O_NONBLOCK: opening a FIFO would wait for a writer for ever.
+        handle = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        problems.append(f"{shown}: a symlink to nothing" if place.is_symlink() else f"{shown}: is gone")
+        return None
+    except OSError as error:
+        problems.append(f"{shown}: {error.strerror}")
+        return None
+    try:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            problems.append(f"{shown}: no regular file")
+        elif source != place.absolute() and not any(source.is_relative_to(folder) for folder in inside):
+            problems.append(f"{shown}: a symlink that leads out of the folder")
+        elif status.st_size == 0 and listed:
+            problems.append(f"{shown}: is empty")
+        elif status.st_size <= _LFS_LIMIT and os.pread(handle, len(_LFS_MARK), 0) == _LFS_MARK:
+            problems.append(f"{shown}: a Git LFS pointer, not the file")
+        else:
+            return File(path, source, Identity.of(status))
+    except OSError as error:
+        problems.append(f"{shown}: {error.strerror}")
+    finally:
+        os.close(handle)
+    return None

@@ -1,0 +1,312 @@
+"""The checkpoint's layers: deterministic uncompressed tars that are never written anywhere.
+
+A layer is a list of pieces (tar headers, stretches of files, padding), so its size is known before a byte is
+read, and it can be opened at any offset again. Same content, target, owner and mode give the same digest
+whatever machine, clock, umask or folder order (as jib's ReproducibleLayerBuilder: sorted names, explicit
+parents, fixed times, numeric owners).
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import os
+import tarfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from ..errors import CheckpointError, printable
+from ..oci import MEDIA, Descriptor, Digest, Layer
+from .files import File
+
+__all__ = ["FORMAT_VERSION", "Blueprint", "Ownership", "Packer", "arrange", "checkpoint_key", "content_digest"]
+
+FORMAT_VERSION = 1  # of the tar's layout: raised when the same files would give other bytes
+CHUNK = 1024 * 1024  # bytes a read; larger ones fall out of the processor's cache between read and hash
+OWN_LAYER = 16 * 1024 * 1024  # bytes from which a file is worth a layer of its own
+MAX_CHECKPOINT_LAYERS = 32  # an image has 127 at most, and the base and code need theirs
+_BLOCK = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """Where the files go in the image, whose they are, and how they may be used.
+
+    Attributes:
+        target: absolute folder in the image.
+        uid, gid: numeric owner.
+        mode: of files; folders get the x of every r.
+    """
+
+    target: str
+    uid: int = 0
+    gid: int = 0
+    mode: int = 0o644
+
+    @property
+    def folder_mode(self) -> int:
+        return self.mode | (self.mode & 0o444) >> 2
+
+    def instruction(self, source: str) -> str:
+        """The Dockerfile instruction that this stands for, for the image's history."""
+        owner, mode = f"{self.uid}:{self.gid}", f"{self.mode:04o}"
+        return f"COPY --link --chown={owner} --chmod={mode} --from=checkpoint {source} {self.target}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A run of the tar's bytes: *data*, or the first *size* bytes of *file*."""
+
+    start: int
+    size: int
+    data: bytes = b""
+    file: File | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    """One layer, ready to be read: what its tar consists of. ``size`` in bytes."""
+
+    files: tuple[File, ...]
+    created_by: str
+    pieces: tuple[_Piece, ...]
+    size: int
+
+    def open(self, offset: int = 0) -> Iterator[memoryview]:
+        """The tar's bytes from *offset* on, in chunks of at most 1 MiB.
+
+        A chunk is valid until the next one is asked for: the buffer is used again.
+
+        Raises:
+            CheckpointError: a file is not what it was when it was found, or changed while it was read.
+        """
+        buffer = bytearray(CHUNK)
+        view = memoryview(buffer)
+        first = bisect.bisect_right(self.pieces, offset, key=lambda piece: piece.start) - 1
+        for piece in self.pieces[max(first, 0) :]:
+            skip = max(offset - piece.start, 0)
+            if skip >= piece.size and piece.size:
+                continue
+            if piece.file is None:
+                yield memoryview(piece.data)[skip:]
+            else:
+                yield from _read(piece.file, skip, view)
+
+    def layer(self, digest: Digest) -> Layer:
+        """The layer that this becomes once its digest is known: uncompressed, digest and diff_id are the same."""
+        return Layer(Descriptor(MEDIA.LAYER, digest, self.size), digest, self.created_by)
+
+
+def _read(file: File, offset: int, view: memoryview) -> Iterator[memoryview]:
+    try:
+        handle = os.open(file.source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise CheckpointError(f"checkpoint: {printable(file.path)}: {error.strerror}") from None
+    try:
+        _same(file, handle)
+        while offset < file.size:
+            try:
+                count = os.preadv(handle, [view[: min(len(view), file.size - offset)]], offset)
+            except OSError as error:
+                raise CheckpointError(f"checkpoint: {printable(file.path)}: cannot be read: {error.strerror}") from None
+            if count == 0:
+                raise _changed(file)
+            yield view[:count]
+            offset += count
+        _same(file, handle)
+    finally:
+        os.close(handle)
+
+
+def _same(file: File, handle: int) -> None:
+    now = os.fstat(handle)
+    then = file.identity
+    # Not ctime: a hard link made or removed meanwhile changes it, and the content is the same.
+    if (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns) != (then.device, then.inode, then.size, then.mtime):
+        raise _changed(file)
+
+
+def _changed(file: File) -> CheckpointError:
+    return CheckpointError(
+        f"checkpoint: {printable(file.path)} changed while it was read; nothing was tagged",
+        hint="build again when it is no longer written to; write checkpoints to another name and rename them",
+    )
+
+
+def arrange(files: Sequence[File], ownership: Ownership) -> tuple[Blueprint, ...]:
+    """The layers for *files*: each large file in one of its own, the small ones together in the first.
+
+    Which file goes where depends on its name and size class alone, so that a changed file moves only its own
+    layer. Over 31 large files share layers by a hash of their names.
+    """
+    small = [file for file in files if file.size < OWN_LAYER]
+    large = [file for file in files if file.size >= OWN_LAYER]
+    groups: list[list[File]] = [small] if small else []
+    if len(large) < MAX_CHECKPOINT_LAYERS:
+        groups += [[file] for file in large]
+    else:
+        bins: dict[int, list[File]] = {}
+        for file in large:
+            bins.setdefault(int(Digest.of(file.path.encode()).hex, 16) % (MAX_CHECKPOINT_LAYERS - 1), []).append(file)
+        groups += [bins[index] for index in sorted(bins)]
+    return tuple(_blueprint(group, ownership) for group in groups)
+
+
+def _blueprint(files: Sequence[File], ownership: Ownership) -> Blueprint:
+    pieces: list[_Piece] = []
+    position = 0
+
+    def add(size: int, *, data: bytes = b"", file: File | None = None) -> None:
+        nonlocal position
+        if size:
+            pieces.append(_Piece(position, size, data, file))
+            position += size
+
+    paths = {str(PurePosixPath(ownership.target, file.path)): file for file in files}
+    target = PurePosixPath(ownership.target)
+    # The target's parents are root's, as BuildKit makes them for COPY --link; the target and below are the owner's.
+    folders = {str(parent) for path in paths for parent in PurePosixPath(path).parents if str(parent) != "/"}
+    for folder in sorted(folders):
+        ours = PurePosixPath(folder).is_relative_to(target)
+        header = _header(folder, tarfile.DIRTYPE, 0, ownership if ours else Ownership("/"))
+        add(len(header), data=header)
+    for path in sorted(paths):
+        file = paths[path]
+        header = _header(path, tarfile.REGTYPE, file.size, ownership)
+        add(len(header), data=header)
+        add(file.size, file=file)
+        padding = -file.size % _BLOCK
+        add(padding, data=bytes(padding))
+    add(2 * _BLOCK, data=bytes(2 * _BLOCK))
+    names = " ".join(file.path for file in files) if len(files) <= 3 else f"{len(files)} files"
+    return Blueprint(tuple(files), ownership.instruction(names), tuple(pieces), position)
+
+
+def _header(path: str, kind: bytes, size: int, ownership: Ownership) -> bytes:
+    info = tarfile.TarInfo(path.lstrip("/"))
+    info.type = kind
+    info.size = size
+    info.mode = ownership.folder_mode if kind == tarfile.DIRTYPE else ownership.mode
+    info.uid, info.gid = ownership.uid, ownership.gid
+    info.mtime = 0
+    # PAX: names over 100 bytes, UTF-8, and sizes of 8 GiB and more (POSIX.1-2001, pax Extended Header).
+    return info.tobuf(format=tarfile.PAX_FORMAT, encoding="utf-8", errors="strict")
+
+
+class Packer:
+    """Hashes the layers in a thread of its own, ahead of whoever sends them.
+
+    Two digests are made of every byte in one pass: the layer's, and the file's own (what ``sha256sum`` prints),
+    each on its own core.
+
+    Args:
+        blueprints: the layers, in the order in which they are hashed.
+        on_read: called with the number of checkpoint bytes just read, for progress.
+    """
+
+    def __init__(self, blueprints: Sequence[Blueprint], on_read: Callable[[int], None] | None = None) -> None:
+        self.blueprints = tuple(blueprints)
+        self._on_read = on_read or (lambda count: None)
+        self._condition = threading.Condition()
+        self._digests: dict[int, Digest] = {}
+        self._files: dict[str, Digest] = {}
+        self._failure: BaseException | None = None
+        self._stop = False
+        self._thread = threading.Thread(target=self._run, name="layerkit-hash", daemon=True)
+
+    def start(self) -> Packer:
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """End the thread; who still waits for a digest gets a CheckpointError."""
+        self._stop = True
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def digest(self, index: int) -> Digest:
+        """The digest (and diff_id) of layer *index*; waits until it is known.
+
+        Raises:
+            CheckpointError: a file changed, or cannot be read.
+        """
+        with self._condition:
+            self._condition.wait_for(lambda: index in self._digests or self._failure is not None)
+            if index in self._digests:
+                return self._digests[index]
+            assert self._failure is not None
+            raise self._failure
+
+    def known(self, index: int) -> Digest | None:
+        """The digest of layer *index* if it is known by now."""
+        with self._condition:
+            return self._digests.get(index)
+
+    @property
+    def failed(self) -> bool:
+        with self._condition:
+            return self._failure is not None
+
+    def file_digests(self) -> dict[str, Digest]:
+        """Path below the target -> sha256 of the file; waits until all are hashed."""
+        for index in range(len(self.blueprints)):
+            self.digest(index)
+        return dict(self._files)
+
+    def _run(self) -> None:
+        try:
+            with ThreadPoolExecutor(1, thread_name_prefix="layerkit-hash-file") as pool:
+                for index, blueprint in enumerate(self.blueprints):
+                    digest = self._hash(blueprint, pool)
+                    with self._condition:
+                        self._digests[index] = digest
+                        self._condition.notify_all()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to who waits for the digest
+            with self._condition:
+                self._failure = error
+                self._condition.notify_all()
+
+    def _hash(self, blueprint: Blueprint, pool: ThreadPoolExecutor) -> Digest:
+        whole = hashlib.sha256()
+        buffer = memoryview(bytearray(CHUNK))
+        for piece in blueprint.pieces:
+            if piece.file is None:
+                whole.update(piece.data)
+                continue
+            own = hashlib.sha256()
+            for chunk in _read(piece.file, 0, buffer):
+                if self._stop:
+                    raise CheckpointError("checkpoint: stopped before it was read to its end")
+                beside = pool.submit(own.update, chunk)
+                whole.update(chunk)
+                beside.result()
+                self._on_read(len(chunk))
+            self._files[piece.file.path] = Digest("sha256", own.hexdigest())
+        for file in blueprint.files:
+            self._files.setdefault(file.path, Digest.of(b""))
+        return Digest("sha256", whole.hexdigest())
+
+
+def content_digest(files: dict[str, Digest]) -> Digest:
+    """What a checkpoint is called: of one file its sha256, of several the sha256 of their sorted list.
+
+    The list is what ``sha256sum`` prints in the folder, sorted by path: ``HEX  PATH`` and a line feed each.
+    """
+    if len(files) == 1:
+        return next(iter(files.values()))
+    return Digest.of("".join(f"{files[path].hex}  {path}\n" for path in sorted(files)).encode())
+
+
+def checkpoint_key(files: dict[str, Digest], ownership: Ownership) -> str:
+    """The key of the checkpoint's layers: of content, names, target, owner, mode and format; of nothing else."""
+    text = "\n".join(
+        [
+            f"layerkit checkpoint {FORMAT_VERSION}",
+            f"{PurePosixPath(ownership.target)} {ownership.uid}:{ownership.gid} {ownership.mode:04o}",
+            *(f"{files[path]} {path}" for path in sorted(files)),
+        ]
+    )
+    return Digest.of(text.encode()).hex[:40]

@@ -1,0 +1,158 @@
+"""What this machine remembers between builds: a cache, never a truth.
+
+One SQLite file, safe for many builds at once; deleting it costs time and nothing else. A damaged one is put
+aside and begun again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from os import stat_result
+from pathlib import Path
+from typing import Any
+
+from .oci import Digest
+
+__all__ = ["Identity", "State"]
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS files (
+    path TEXT PRIMARY KEY, device INTEGER, inode INTEGER, size INTEGER, mtime INTEGER, ctime INTEGER, digest TEXT
+);
+CREATE TABLE IF NOT EXISTS records (kind TEXT, key TEXT, value TEXT, PRIMARY KEY (kind, key));
+"""
+# Coarser than any kernel's clock tick (4 to 10 ms): a file written later than this after a look at it has
+# another ctime. git's index has the same problem ("racy git").
+_TICK = 0.02  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What tells, without reading it, that a file is still the same: device, inode, size (bytes), times (ns)."""
+
+    device: int
+    inode: int
+    size: int
+    mtime: int
+    ctime: int
+
+    @classmethod
+    def of(cls, status: stat_result) -> Identity:
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+    def settle(self) -> None:
+        """Wait (at most 20 ms) until a later change of the file must give it another ctime."""
+        age = time.time() - self.ctime / 1e9
+        if 0 <= age < _TICK:
+            time.sleep(_TICK - age)
+
+
+class State:
+    """The store. Every method is safe from any thread.
+
+    Args:
+        folder: where the file is kept; None keeps all in memory, for the length of one run.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+        self._lock = threading.Lock()
+        self._connection = self._open()
+
+    def _open(self) -> sqlite3.Connection:
+        if self.folder is None:
+            return self._connect(":memory:")
+        path = self.folder / "state.sqlite"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return self._connect(str(path))
+        except sqlite3.OperationalError:  # no room, read-only, locked for 30 s: work without memory
+            return self._connect(":memory:")
+        except OSError:
+            return self._connect(":memory:")
+        except sqlite3.DatabaseError:
+            with contextlib.suppress(OSError):
+                path.replace(path.with_suffix(".damaged"))
+            return self._connect(str(path))
+
+    def _connect(self, path: str) -> sqlite3.Connection:
+        connection = sqlite3.connect(path, timeout=30, check_same_thread=False, isolation_level=None)
+        try:
+            if path != ":memory:":
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute("PRAGMA synchronous=NORMAL")
+            connection.executescript(_SCHEMA)
+        except sqlite3.Error:
+            connection.close()
+            raise
+        return connection
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+    def __enter__(self) -> State:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def _cursor(self) -> Iterator[sqlite3.Connection]:
+        # A cache that cannot be written is no reason to fail a build.
+        with self._lock, contextlib.suppress(sqlite3.Error):
+            yield self._connection
+
+    def file_digest(self, path: Path, identity: Identity) -> Digest | None:
+        """The sha256 of the file at *path*, when it was hashed while it had this *identity*."""
+        row = None
+        with self._cursor() as connection:
+            row = connection.execute(
+                "SELECT digest FROM files WHERE path=? AND device=? AND inode=? AND size=? AND mtime=? AND ctime=?",
+                (str(path), identity.device, identity.inode, identity.size, identity.mtime, identity.ctime),
+            ).fetchone()
+        return Digest.parse(row[0]) if row else None
+
+    def remember_file(self, path: Path, identity: Identity, digest: Digest) -> None:
+        """Keep that the file at *path* has *digest* as long as it has this *identity*."""
+        identity.settle()
+        with self._cursor() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    str(path),
+                    identity.device,
+                    identity.inode,
+                    identity.size,
+                    identity.mtime,
+                    identity.ctime,
+                    str(digest),
+                ),
+            )
+
+    def get(self, kind: str, key: str) -> Any:
+        """The JSON value kept under *kind* and *key*, or None."""
+        row = None
+        with self._cursor() as connection:
+            row = connection.execute("SELECT value FROM records WHERE kind=? AND key=?", (kind, key)).fetchone()
+        return json.loads(row[0]) if row else None
+
+    def put(self, kind: str, key: str, value: Any) -> None:
+        """Keep a JSON *value* under *kind* and *key*."""
+        with self._cursor() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO records VALUES (?, ?, ?)", (kind, key, json.dumps(value, sort_keys=True))
+            )
+
+    def all(self, kind: str) -> dict[str, Any]:
+        """Every record of *kind*: key -> value."""
+        rows: list[tuple[str, str]] = []
+        with self._cursor() as connection:
+            rows = connection.execute("SELECT key, value FROM records WHERE kind=? ORDER BY key", (kind,)).fetchall()
+        return {key: json.loads(value) for key, value in rows}
