@@ -1,3 +1,102 @@
-"""layerkit."""
+"""layerkit: PyTorch inference images in which the checkpoint is a layer of its own.
 
-from ._version import __version__ as __version__
+    import layerkit
+
+    project = layerkit.load("layerkit.toml")
+    result = layerkit.build(project, tags=["v2"], push=True)
+    result.rebuilt   # ("checkpoint",)
+
+Names are imported when they are first used, so that importing layerkit costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from .errors import (
+        AuthenticationError,
+        BuildError,
+        CheckpointError,
+        ConfigurationError,
+        ConflictError,
+        IntegrityError,
+        LayerkitError,
+        LocalResourceError,
+        RefusedError,
+        TransientError,
+    )
+    from .events import Event, Listener, Note, Phase, Step, StepLog, Transfer
+    from .pipeline import LayerResult, Result, build, plan
+    from .plan import LayerPlan, Plan
+    from .project import Builder, Cache, Checkpoint, Code, Dependencies, Image, Project, Secret, load, schema
+    from .settings import Settings
+
+__all__ = [
+    "AuthenticationError",
+    "BuildError",
+    "Builder",
+    "Cache",
+    "Checkpoint",
+    "CheckpointError",
+    "Code",
+    "ConfigurationError",
+    "ConflictError",
+    "Dependencies",
+    "Event",
+    "Image",
+    "IntegrityError",
+    "LayerPlan",
+    "LayerResult",
+    "LayerkitError",
+    "Listener",
+    "LocalResourceError",
+    "Note",
+    "Phase",
+    "Plan",
+    "Project",
+    "RefusedError",
+    "Result",
+    "Secret",
+    "Settings",
+    "Step",
+    "StepLog",
+    "Transfer",
+    "TransientError",
+    "__version__",
+    "build",
+    "load",
+    "plan",
+    "schema",
+]
+
+_MODULES = {
+    "errors": "AuthenticationError BuildError CheckpointError ConfigurationError ConflictError IntegrityError"
+    " LayerkitError LocalResourceError RefusedError TransientError",
+    "events": "Event Listener Note Phase Step StepLog Transfer",
+    "pipeline": "LayerResult Result build plan",
+    "plan": "LayerPlan Plan",
+    "project": "Builder Cache Checkpoint Code Dependencies Image Project Secret load schema",
+    "settings": "Settings",
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> object:
+    """PEP 562: find *name* where it is defined."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -26,7 +26,7 @@ class Layer:
 
 def compose(
     runtime: Image,
-    position: int,
+    position: int | None,
     layers: Sequence[Layer],
     *,
     environment: Mapping[str, str] | None = None,
@@ -42,7 +42,8 @@ def compose(
 
     Args:
         runtime: the image that BuildKit built; it is not changed.
-        position: index of the placeholder among the layers, from 0.
+        position: index of the placeholder among the layers, from 0; None where there is none, and *layers* is
+            not used.
         layers: what takes its place, bottom first; none leaves the layer out.
         environment: added to (or replacing in) ``config.Env``.
         labels: added to ``config.Labels``.
@@ -53,11 +54,12 @@ def compose(
         IntegrityError: there is no layer at *position*, or *roles* does not fit the layers.
         RefusedError: the image would have over 127 layers or a manifest over 4 MiB.
     """
-    if not 0 <= position < len(runtime.manifest.layers):
+    if position is not None and not 0 <= position < len(runtime.manifest.layers):
         raise IntegrityError(f"the runtime image has no layer {position}")
     config = _config(runtime.config, position, layers, environment or {}, labels or {})
     descriptors = [replace(d, media_type=as_oci(d.media_type)) for d in runtime.manifest.layers]
-    descriptors[position : position + 1] = [layer.descriptor for layer in layers]
+    if position is not None:
+        descriptors[position : position + 1] = [layer.descriptor for layer in layers]
     if roles:
         if len(roles) != len(descriptors):
             raise IntegrityError(f"{len(roles)} roles for {len(descriptors)} layers")
@@ -71,15 +73,16 @@ def compose(
 
 def _config(
     config: Config,
-    position: int,
+    position: int | None,
     layers: Sequence[Layer],
     environment: Mapping[str, str],
     labels: Mapping[str, str],
 ) -> Config:
     document = copy.deepcopy(dict(config.document))
-    document["rootfs"]["diff_ids"][position : position + 1] = [str(layer.diff_id) for layer in layers]
     history = document.get("history")
-    if history:
+    if position is not None:
+        document["rootfs"]["diff_ids"][position : position + 1] = [str(layer.diff_id) for layer in layers]
+    if position is not None and history:
         made = [index for index, item in enumerate(history) if not item.get("empty_layer")]
         at = made[position]
         old = history[at]

@@ -1,0 +1,37 @@
+# Every target works alone on a fresh machine (Debian 12 or newer, or Ubuntu; Python 3.11; root or sudo), and again.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+PYTHON ?= python3
+SIZE ?= 2GiB
+PYTEST := .venv/bin/python -m pytest
+WITH_ENGINE := tools/setup --engine; eval "$$(tools/engine env)"
+export PYTHON
+
+.PHONY: help demo test check lint bench setup engine-down clean
+
+help:  ## This list.
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo:  ## Train, build, retrain, build, edit, build: the main job on the digits example.
+	@$(WITH_ENGINE); .venv/bin/python tools/demo.py
+
+test:  ## Every test, those on a real BuildKit and registry included.
+	@$(WITH_ENGINE); $(PYTEST) $(ARGS)
+
+check: lint  ## Lint, types and the tests that need no engine; under 90 s.
+	@$(PYTEST) -q -m "not engine and not torch" tests $(ARGS)
+
+lint: setup
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check -q . && .venv/bin/mypy
+
+bench:  ## Beside what people use today: make bench SIZE=2GiB.
+	@$(WITH_ENGINE); .venv/bin/python benchmarks/bench.py --size $(SIZE) $(ARGS)
+
+setup:
+	@tools/setup
+
+engine-down:  ## End the private Docker and registry.
+	@tools/engine down
+
+clean: engine-down  ## Delete what was set up.
+	@tools/engine down --purge; rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,391 @@
+"""The commands. Heavy imports stay inside them: ``layerkit --help`` must come at once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from .._version import __version__
+from ..errors import BuildError, ConfigurationError, LayerkitError, printable
+
+if TYPE_CHECKING:
+    from ..project import Project
+
+__all__ = ["cli", "main"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Terminated(BaseException):
+    """SIGTERM, as an exception: what is under way is ended by the same blocks as with Ctrl-C."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit with the status that the contract names."""
+    try:
+        signal.signal(signal.SIGTERM, _on_term)
+        cli.main(args=list(arguments) if arguments is not None else None, prog_name="layerkit", standalone_mode=False)
+        status = 0
+    except click.exceptions.Exit as stop:
+        status = stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        print("interrupted: no tag was moved; what arrived is used by the next run", file=sys.stderr)
+        status = 130
+    except _Terminated:
+        print("terminated: no tag was moved; what arrived is used by the next run", file=sys.stderr)
+        status = 143
+    except LayerkitError as error:
+        _show(error)
+        status = error.exit_status
+    except BrokenPipeError:
+        status = 0
+    with contextlib.suppress(BrokenPipeError, ValueError):
+        sys.stdout.flush()
+    sys.exit(status)
+
+
+def _on_term(number: int, frame: object) -> None:
+    raise _Terminated
+
+
+def _show(error: LayerkitError) -> None:
+    print(f"error: {printable(error.message)}", file=sys.stderr)
+    if isinstance(error, ConfigurationError):
+        for problem in error.problems:
+            if str(problem) != error.message:
+                print(f"  {problem}", file=sys.stderr)
+    if isinstance(error, BuildError):
+        for line in error.log:
+            print(f"  | {line}", file=sys.stderr)
+    if error.hint:
+        print(f"hint: {printable(error.hint)}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _json_errors(wanted: bool) -> Iterator[None]:
+    """With ``--json`` a failure is an object on standard output too."""
+    try:
+        yield
+    except LayerkitError as error:
+        if wanted:
+            document = {
+                "kind": type(error).__name__,
+                "message": error.message,
+                "hint": error.hint,
+                "exit_status": error.exit_status,
+            }
+            print(json.dumps({"schema_version": 1, "error": document}, indent=2))
+        raise
+
+
+class _Tags(click.ParamType):
+    name = "tag"
+
+
+def _project_options(command: F) -> F:
+    for option in (
+        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override, as image.base=REF."),
+        click.option(
+            "-C",
+            "folder",
+            type=click.Path(exists=True, file_okay=False, path_type=Path),
+            default=Path(),
+            metavar="DIR",
+            help="Project folder (default: this one).",
+        ),
+        click.option(
+            "-f",
+            "--file",
+            "file",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Project file (default: layerkit.toml, or [tool.layerkit] in pyproject.toml).",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _destination_options(command: F) -> F:
+    for option in (
+        click.option("--builder", default="", metavar="NAME", help="buildx builder."),
+        click.option("--no-cache", is_flag=True, help="Build base, dependencies and code anew."),
+        click.option("--platform", "platforms", multiple=True, metavar="OS/ARCH", help="Platforms, also with commas."),
+        click.option("--output", default="", metavar="oci:DIR", help="Put the image into an OCI layout."),
+        click.option("--load", is_flag=True, help="Put the image into the local Docker (the default)."),
+        click.option("--push", is_flag=True, help="Put the image into its registry."),
+        click.option(
+            "-t", "--tag", "tags", multiple=True, metavar="TAG", help="v2, or REPO:v2 (default: latest); repeatable."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _load(folder: Path, file: Path | None, overrides: Sequence[str]) -> Project:
+    from ..project import load
+
+    return load(file, root=folder if file is None or folder != Path() else None, overrides=overrides)
+
+
+def _destination(push: bool, load: bool, output: str, platforms: Sequence[str]) -> dict[str, Any]:
+    if push + load + bool(output) > 1:
+        raise click.UsageError("--push, --load and --output exclude each other")
+    return {
+        "push": push,
+        "output": output,
+        "platforms": [part for text in platforms for part in text.split(",") if part],
+    }
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="layerkit")
+def cli() -> None:
+    """Build PyTorch inference images whose checkpoint is a layer of its own.
+
+    Only what changed moves: new weights never pass through the builder, new code never reads the weights.
+    Results are on standard output, progress on standard error.
+    """
+
+
+@cli.command()
+@_destination_options
+@_project_options
+@click.option("--pull", is_flag=True, help="Have the builder ask for newer base images.")
+@click.option("--strict-cache", is_flag=True, help="Fail when the build cache cannot be exported.")
+@click.option(
+    "--way",
+    type=click.Choice(["compose", "buildkit"]),
+    default="compose",
+    show_default=True,
+    help="buildkit: BuildKit copies the checkpoint too.",
+)
+@click.option(
+    "--progress",
+    type=click.Choice(["auto", "tty", "plain", "rawjson", "quiet"]),
+    envvar="BUILDKIT_PROGRESS",
+    default="auto",
+    show_default=True,
+    help="Kind of progress display.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Nothing but the result.")
+@click.option("--metadata-file", type=click.Path(path_type=Path), metavar="FILE", help="Write the --json object there.")
+@click.option("--json", "as_json", is_flag=True, help="Print one object with every layer, byte and second.")
+def build(
+    tags: tuple[str, ...],
+    push: bool,
+    load: bool,
+    output: str,
+    platforms: tuple[str, ...],
+    builder: str,
+    no_cache: bool,
+    folder: Path,
+    file: Path | None,
+    overrides: tuple[str, ...],
+    pull: bool,
+    strict_cache: bool,
+    way: Any,
+    progress: str,
+    quiet: bool,
+    metadata_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Build the image, and put it to its destination.
+
+    Prints the image's reference by digest.
+    """
+    from ..pipeline import build as run
+    from .display import display
+    from .tables import print_result
+
+    with _json_errors(as_json):
+        where = _destination(push, load, output, platforms)
+        project = _load(folder, file, overrides)
+        kind = "quiet" if quiet else progress
+        with display(kind, terminal=sys.stderr.isatty()) as listener:
+            result = run(
+                project,
+                tags=tags,
+                builder=builder,
+                no_cache=no_cache,
+                pull=pull,
+                strict_cache=strict_cache,
+                way=way,
+                listener=listener,
+                **where,
+            )
+        document = json.dumps(result.to_json(), indent=2)
+        if metadata_file is not None:
+            try:
+                metadata_file.write_text(document + "\n")
+            except OSError as error:
+                raise ConfigurationError(f"--metadata-file: {metadata_file}: {error.strerror}") from None
+        if as_json:
+            print(document)
+        else:
+            if kind != "quiet":
+                print_result(result)
+            print(result.reference)
+
+
+@cli.command()
+@_destination_options
+@_project_options
+@click.option("--exit-code", is_flag=True, help="Exit with 10 when something would change.")
+@click.option("--json", "as_json", is_flag=True, help="Print one object.")
+def plan(
+    tags: tuple[str, ...],
+    push: bool,
+    load: bool,
+    output: str,
+    platforms: tuple[str, ...],
+    builder: str,
+    no_cache: bool,
+    folder: Path,
+    file: Path | None,
+    overrides: tuple[str, ...],
+    exit_code: bool,
+    as_json: bool,
+) -> None:
+    """Say what build would do with the same options, and why. Changes nothing."""
+    from ..pipeline import plan as look
+    from .tables import print_plan
+
+    with _json_errors(as_json):
+        where = _destination(push, load, output, platforms)
+        project = _load(folder, file, overrides)
+        found = look(project, tags=tags, builder=builder, no_cache=no_cache, **where)
+        if as_json:
+            print(json.dumps(found.to_json(), indent=2))
+        else:
+            print_plan(found)
+        if exit_code and found.changes:
+            raise click.exceptions.Exit(10)
+
+
+@cli.command()
+@_project_options
+@click.option("--json", "as_json", is_flag=True, help="Print one object.")
+def check(folder: Path, file: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Check the project without building: its file, its code, its checkpoint, its Dockerfile."""
+    from ..fingerprint import Base, fingerprint
+    from ..settings import Settings
+    from ..state import State
+
+    with _json_errors(as_json):
+        project = _load(folder, file, overrides)
+        settings = Settings.from_environment()
+        with State(settings.state_folder) as state:
+            inputs = fingerprint(
+                project,
+                state,
+                platforms=tuple(project.image.platforms) or (settings.platform,),
+                resolve=lambda reference: Base(),
+            )
+        files = inputs.checkpoint.files if inputs.checkpoint else ()
+        if as_json:
+            document = {
+                "schema_version": 1,
+                "image": project.image.name,
+                "context_files": len(inputs.files),
+                "context_bytes": sum(f.size for f in inputs.files),
+                "checkpoint_files": len(files),
+                "checkpoint_bytes": sum(f.size for f in files),
+            }
+            print(json.dumps(document, indent=2))
+        else:
+            from .text import size
+
+            print(f"image        {project.image.name}")
+            print(f"to builder   {len(inputs.files)} files, {size(sum(f.size for f in inputs.files))}")
+            if inputs.checkpoint is not None:
+                total = size(sum(f.size for f in files))
+                print(f"checkpoint   {len(files)} file{'s'[: len(files) != 1]}, {total} → {inputs.checkpoint.location}")
+            print("ok")
+
+
+@cli.command()
+@_project_options
+def dockerfile(folder: Path, file: Path | None, overrides: tuple[str, ...]) -> None:
+    """Print the Dockerfile that BuildKit is given.
+
+    The same image without layerkit: docker buildx build --build-context checkpoint=DIR -f - .
+    """
+    project = _load(folder, file, overrides)
+    if project.image.dockerfile:
+        sys.stdout.write((project.root / project.image.dockerfile).read_text(encoding="utf-8"))
+        return
+    from ..runtime import generate, read_requirements
+
+    sys.stdout.write(generate(project, read_requirements(project)))
+
+
+@cli.command()
+@_project_options
+@click.option("-t", "--tag", "tags", multiple=True, metavar="TAG", help="As with build.")
+def bake(folder: Path, file: Path | None, overrides: tuple[str, ...], tags: tuple[str, ...]) -> None:
+    """Print the bake definition of the whole image, for: docker buildx bake -f -"""
+    from ..pipeline import bake_definition
+
+    print(json.dumps(bake_definition(_load(folder, file, overrides), tags=tags), indent=2))
+
+
+@cli.command()
+@click.option(
+    "-C", "folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path(), metavar="DIR"
+)
+@click.option("--force", is_flag=True, help="Write over a layerkit.toml that is there.")
+@click.option("--print", "only_print", is_flag=True, help="Print it, write nothing.")
+def init(folder: Path, force: bool, only_print: bool) -> None:
+    """Look at the project, and write a commented layerkit.toml."""
+    from .init import look, render
+
+    found = look(folder)
+    text = render(found)
+    if only_print:
+        sys.stdout.write(text)
+        return
+    target = folder / "layerkit.toml"
+    try:
+        with target.open("w" if force else "x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        raise ConfigurationError(f"{target} is there already", hint="--force writes over it") from None
+    for line in found.reasons:
+        print(f"  {printable(line)}", file=sys.stderr)
+    print(target)
+
+
+@cli.command()
+def schema() -> None:
+    """Print the JSON schema of layerkit.toml, for editors."""
+    from ..project import schema as make
+
+    print(json.dumps(make(), indent=2))
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script of a shell: eval "$(layerkit completion bash)"."""
+    from click.shell_completion import get_completion_class
+
+    made = get_completion_class(shell)
+    assert made is not None
+    print(made(cli, {}, "layerkit", "_LAYERKIT_COMPLETE").source())
+
+
+@cli.command()
+def makefile() -> None:
+    """Print the path of layerkit.mk, for a Makefile: include $(shell layerkit makefile)."""
+    print(Path(__file__).parent.parent / "layerkit.mk")

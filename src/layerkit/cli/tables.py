@@ -1,0 +1,67 @@
+"""Plans and results as text. Digests are never cut by a terminal's width."""
+
+from __future__ import annotations
+
+import sys
+
+from ..errors import printable
+from ..pipeline import Result
+from ..plan import Plan
+from .text import duration, size
+
+__all__ = ["print_plan", "print_result"]
+
+
+def _rows(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def print_result(result: Result) -> None:
+    """What was done, on standard error: a row a layer, then the sums."""
+    rows = [("layer", "action", "size", "digest")]
+    rows += [
+        (
+            layer.role + (f" {layer.platform}" if layer.platform else ""),
+            layer.action,
+            size(layer.size),
+            str(layer.digest),
+        )
+        for layer in result.layers
+    ]
+    lines = _rows(rows) if result.layers else []
+    builder = f"BuildKit ran, {size(result.bytes_sent)} sent to it" if result.builder_ran else "BuildKit did not run"
+    lines.append("")
+    lines.append(f"rebuilt: {', '.join(result.rebuilt) or 'nothing'} · {builder}")
+    if result.way == "compose":
+        lines.append(
+            f"checkpoint read {size(result.checkpoint_read)} · uploaded {size(result.uploaded)}"
+            f" · reused {size(result.reused)} · {duration(result.seconds['total'])}"
+        )
+    else:
+        lines.append(f"built by BuildKit as a whole ({result.why}) · {duration(result.seconds['total'])}")
+    print("\n".join(lines), file=sys.stderr)
+
+
+def print_plan(plan: Plan) -> None:
+    """What would be done, on standard output."""
+    print(f"{plan.destination}  tags: {', '.join(plan.tags)}")
+    rows = [("layer", "action", "to builder", "to upload", "why")]
+    rows += [
+        (
+            layer.role,
+            layer.action,
+            size(layer.bytes_to_builder),
+            size(layer.bytes_to_upload),
+            printable(layer.reason),
+        )
+        for layer in plan.layers
+    ]
+    print("\n".join(_rows(rows)))
+    if not plan.changes:
+        print(f"nothing to do: {', '.join(plan.tags)} is {plan.digest}")
+        return
+    print("BuildKit runs" if plan.platforms_to_build else "BuildKit does not run", end="")
+    print(f"; tags move: {', '.join(plan.tags_to_move)}" if plan.tags_to_move else "")
+    if plan.digest is not None:
+        print(f"the image will be {plan.digest}")

@@ -1,0 +1,104 @@
+"""What every destination can do, so that the pipeline need not know which one it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..assemble import Assembled, Runtime
+from ..checkpoint import Ownership, Packer
+from ..engine import BakeResult
+from ..events import Listener
+from ..oci import Digest, Layer
+from ..plan import Present
+
+__all__ = ["Destination", "Output", "Published", "Sent", "Stopped", "checkpoint_tag", "runtime_tag"]
+
+
+def runtime_tag(key: str) -> str:
+    return f"runtime-{key}"
+
+
+def checkpoint_tag(key: str) -> str:
+    return f"checkpoint-{key}"
+
+
+class Stopped(Exception):
+    """The run was stopped from outside, by Ctrl-C or by a failure elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """How BuildKit hands over a runtime image: names, and buildx's output entries."""
+
+    names: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The checkpoint's layers at the destination, and the bytes that it took.
+
+    Attributes:
+        uploaded: bytes of layers that are there now and were not before.
+        reused: bytes of layers that were there.
+        dropped: bytes that were on their way when the layer turned out to be there.
+        new: digests of the layers that were not there.
+    """
+
+    layers: tuple[Layer, ...]
+    uploaded: int = 0
+    reused: int = 0
+    dropped: int = 0
+    new: frozenset[Digest] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The image is there, under its tags. ``uploaded`` in bytes: configurations and manifests, and layers for
+    a destination that takes them only now."""
+
+    digest: Digest
+    uploaded: int
+
+
+class Destination(Protocol):
+    """A place where images live: a registry, the local Docker, an OCI layout.
+
+    All methods raise LayerkitErrors only, but for ``send``, which raises Stopped when it was stopped.
+    """
+
+    kind: str
+    name: str
+
+    def describe(self) -> str:
+        """For people, as in ``registry ghcr.io/acme/resnet``."""
+
+    def look(self, runtime_keys: Mapping[str, str], checkpoint_key: str | None, tags: Sequence[str]) -> Present:
+        """What is there: platform -> runtime key is looked up, the checkpoint's layers, the tags."""
+
+    def output(self, key: str) -> Output:
+        """What to ask of BuildKit for the runtime image under *key*."""
+
+    def finished(self, tags: Sequence[str]) -> Output:
+        """What to ask of BuildKit where it builds the whole image."""
+
+    def built(self, platform: str, key: str, result: BakeResult, target: str) -> Runtime:
+        """The runtime image that BuildKit just handed over."""
+
+    def checkpoint(self, key: str) -> tuple[Layer, ...] | None:
+        """The layers kept under a checkpoint's key, if they are really there."""
+
+    def send(self, packer: Packer, listener: Listener, stopped: Callable[[], bool]) -> Sent:
+        """Bring the checkpoint's layers there while they are hashed."""
+
+    def keep_checkpoint(
+        self, layers: Sequence[Layer], key: str, content: Digest, ownership: Ownership, packer: Packer | None
+    ) -> int:
+        """Record the layers under the checkpoint's key; the bytes uploaded for it."""
+
+    def publish(
+        self, assembled: Assembled, tags: Sequence[str], present: Present, packer: Packer | None, listener: Listener
+    ) -> Published:
+        """Put the finished image there, tags last, and prove that they name it."""

@@ -1,0 +1,409 @@
+"""The local Docker, by either of its image stores: only what it lacks is streamed into ``docker load``.
+
+The containerd store keeps manifests and compressed blobs; it takes an OCI archive that holds only the new ones.
+The classic store keeps unpacked layers by chain ID; it takes a docker-archive in which the layers that it has
+are named and left out. Each refuses the other's partial form.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from ..assemble import Assembled, Runtime
+from ..checkpoint import Blueprint, Ownership, Packer
+from ..engine import BakeResult, Engine
+from ..errors import IntegrityError, LayerkitError, LocalResourceError
+from ..events import Listener, Transfer
+from ..oci import MEDIA, Config, Descriptor, Digest, Image, Layer, Manifest, Reference, dump, parse_manifest
+from ..plan import Present
+from ..runtime.placeholder import MAX_SIZE, may_be_placeholder, placeholder_place
+from ..state import State
+from .base import Output, Published, Sent, Stopped, runtime_tag
+
+__all__ = ["DockerDestination"]
+
+_KEEP_IN_MEMORY = 64 * 1024 * 1024  # bytes of a layer of the classic store that is read back from docker save
+
+
+class DockerDestination:
+    """``name`` is the image's repository; what was loaded before is remembered in *state* and checked with Docker."""
+
+    kind = "docker"
+
+    def __init__(self, engine: Engine, reference: Reference, state: State) -> None:
+        self.engine = engine
+        self.reference = reference
+        self.state = state
+        self.name = reference.name
+        self._uppers: dict[Digest, bytes] = {}
+
+    def describe(self) -> str:
+        return f"docker {self.reference.familiar}"
+
+    def _local(self, tag: str) -> str:
+        return f"{self.reference.familiar}:{tag}"
+
+    @cached_property
+    def _classic(self) -> bool:
+        abilities = self.engine.abilities
+        if not abilities.store:
+            raise LocalResourceError(
+                "docker: the builder is there, but no local Docker to load the image into",
+                hint="add --push, or --output oci:DIR",
+            )
+        return abilities.store == "classic"
+
+    # ------------------------------------------------------------------------------------------------- what is there
+
+    def look(self, runtime_keys: Mapping[str, str], checkpoint_key: str | None, tags: Sequence[str]) -> Present:
+        runtimes: dict[str, Runtime] = {}
+        for platform, key in runtime_keys.items():
+            runtime = self._remembered(key)
+            if runtime is not None:
+                runtimes[platform] = runtime
+        named: dict[str, Digest | None] = {}
+        previous: dict[str, Image] = {}
+        for tag in tags:
+            image = self.engine.image(self._local(tag))
+            named[tag] = Digest.parse(str(image["Id"])) if image else None
+            known = self._image("docker-image", str(image["Id"])) if image else None
+            if known is not None and not previous:
+                previous[str(known.platform)] = known
+        blobs = {layer.digest for image in previous.values() for layer in image.manifest.layers}
+        for runtime in runtimes.values():
+            blobs |= {layer.digest for layer in runtime.image.manifest.layers}
+        layers = self.checkpoint(checkpoint_key) if checkpoint_key else None
+        # Layers in the store, digest and diff_id, also under names that are gone.
+        blobs |= {layer.descriptor.digest for layer in layers or ()}
+        if self._classic:
+            named = {tag: self._named_digest(digest) for tag, digest in named.items()}
+        return Present(runtimes, layers, named, previous, frozenset(blobs))
+
+    def _named_digest(self, image_id: Digest | None) -> Digest | None:
+        """The classic store's image ID is the configuration's digest; a plan speaks of manifests."""
+        known = self._image("docker-image", str(image_id)) if image_id else None
+        return known.manifest.digest if known else image_id
+
+    def _remembered(self, key: str) -> Runtime | None:
+        """The runtime image under *key*, if Docker has it still and we know its manifest."""
+        local = self.engine.image(self._local(runtime_tag(key)))
+        if local is None:
+            return None
+        identity = str(local["Id"])
+        image = self._image("docker-runtime", identity)
+        record = self.state.get("docker-place", identity)
+        if image is None or record is None:
+            return None
+        index, folder, uid, gid = record if record else (None, "", 0, 0)
+        return Runtime(image, index, (folder, uid, gid) if index is not None else None)
+
+    def _image(self, kind: str, identity: str) -> Image | None:
+        record = self.state.get(kind, identity)
+        if not record:
+            return None
+        with suppress(LayerkitError):
+            config = Config.parse(record["config"].encode(), record["config_type"])
+            return Image(Manifest.parse(record["manifest"].encode()), config)
+        return None
+
+    def _remember(self, kind: str, identity: str, image: Image) -> None:
+        record = {
+            "manifest": image.manifest.raw.decode(),
+            "config": image.config.raw.decode(),
+            "config_type": image.config.media_type,
+        }
+        self.state.put(kind, identity, record)
+
+    def checkpoint(self, key: str) -> tuple[Layer, ...] | None:
+        """The layers that an image of ours brought here, while Docker still has that image, tagged or not."""
+        record = self.state.get("docker-checkpoint", f"{key} {self._store_name}")
+        if not record or not any(self.engine.image(holder) for holder in record["holders"]):
+            return None
+        return tuple(
+            Layer(Descriptor(MEDIA.LAYER, Digest.parse(d), size), Digest.parse(d), made)
+            for d, size, made in record["layers"]
+        )
+
+    @property
+    def _store_name(self) -> str:
+        return "classic" if self._classic else "containerd"
+
+    # ------------------------------------------------------------------------------------------------- BuildKit's part
+
+    def output(self, key: str) -> Output:
+        return Output((self._local(runtime_tag(key)),), ("type=docker",))
+
+    def finished(self, tags: Sequence[str]) -> Output:
+        return Output(tuple(self._local(tag) for tag in tags), ("type=docker",))
+
+    def built(self, platform: str, key: str, result: BakeResult, target: str) -> Runtime:
+        name = self._local(runtime_tag(key))
+        local = self.engine.image(name)
+        if local is None:
+            raise IntegrityError(f"docker: BuildKit built {name}, and it is not in the local store")
+        identity = Digest.parse(str(local["Id"]))
+        if self._classic:
+            image, place, index = self._from_classic(name)
+        else:
+            build = str(result.metadata.get(target, {}).get("buildx.build.ref", ""))
+            image, place, index = self._from_containerd(name, identity, build)
+        self._remember("docker-runtime", str(identity), image)
+        self.state.put("docker-place", str(identity), [index, *place] if place else [])
+        return Runtime(image, index, place)
+
+    def _from_containerd(
+        self, name: str, identity: Digest, build: str
+    ) -> tuple[Image, tuple[str, int, int] | None, int | None]:
+        """Manifest and configuration from the builder's content store, or else out of ``docker save``."""
+        saved: dict[Digest, bytes] = {}
+
+        def blob(digest: Digest) -> bytes:
+            raw = saved.get(digest) or (self.engine.attachment(build, str(digest)) if build else None)
+            if raw is None or Digest.of(raw) != digest:
+                saved.update(self._saved_blobs(name))
+                raw = saved.get(digest)
+            if raw is None or Digest.of(raw) != digest:
+                raise IntegrityError(f"docker: {name} names {digest}, and the store does not give it")
+            return raw
+
+        manifest = parse_manifest(blob(identity))
+        if not isinstance(manifest, Manifest):
+            child = next((m for m in manifest.manifests if m.platform and m.platform.os != "unknown"), None)
+            if child is None:
+                raise IntegrityError(f"docker: {name} is an index of nothing")
+            manifest = Manifest.parse(blob(child.digest))
+        image = Image(manifest, Config.parse(blob(manifest.config.digest), manifest.config.media_type))
+        for index, descriptor in enumerate(manifest.layers):
+            if may_be_placeholder(descriptor) and (place := placeholder_place(blob(descriptor.digest))):
+                return image, place, index
+        return image, None, None
+
+    def _saved_blobs(self, name: str) -> dict[Digest, bytes]:
+        found: dict[Digest, bytes] = {}
+        for path, size, read in self._saved(name):
+            if path.startswith("blobs/sha256/") and size <= 4 * 1024 * 1024:
+                raw = read()
+                found[Digest.of(raw)] = raw
+        return found
+
+    def _saved(self, name: str) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
+        """(path, size, read) of each file of ``docker save``; the stream is not kept."""
+        with self.engine.save(name) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
+            for member in tar:
+                if member.isfile():
+                    content = tar.extractfile(member)
+                    assert content is not None
+                    yield member.name, member.size, content.read
+
+    def _from_classic(self, name: str) -> tuple[Image, tuple[str, int, int] | None, int | None]:
+        """The image as the classic store has it: its layers are uncompressed tars, their own diff_ids.
+
+        The layers above the placeholder are kept (in the state folder, where there is one): their chain ID
+        changes with the checkpoint's, so that the store has to be given them again.
+        """
+        sizes: dict[str, int] = {}
+        small: dict[str, bytes] = {}
+        for path, size, read in self._saved(name):
+            sizes[path] = size
+            if size <= _KEEP_IN_MEMORY:
+                small[path] = read()
+        description = json.loads(small["manifest.json"])[0]
+        config = Config.parse(small[description["Config"]])
+        paths: list[str] = description["Layers"]
+        descriptors = [
+            Descriptor(MEDIA.LAYER, diff_id, sizes[path]) for diff_id, path in zip(config.diff_ids, paths, strict=True)
+        ]
+        image = Image(Manifest.create(config.descriptor, descriptors), config)
+        found = None
+        for index, path in enumerate(paths):
+            if sizes[path] <= MAX_SIZE and (place := placeholder_place(small[path])):
+                found = (index, place)
+        if found is None:
+            return image, None, None
+        for diff_id, path in list(zip(config.diff_ids, paths, strict=True))[found[0] + 1 :]:
+            if path not in small:
+                raise LocalResourceError(
+                    f"docker: a layer above the checkpoint has {sizes[path]} bytes; the classic image store cannot"
+                    " be given it again",
+                    hint="switch Docker to the containerd image store",
+                )
+            self._keep_upper(diff_id, small[path])
+        return image, found[1], found[0]
+
+    def _upper_path(self, digest: Digest) -> Path | None:
+        return self.state.folder / "layers" / digest.hex if self.state.folder else None
+
+    def _keep_upper(self, digest: Digest, raw: bytes) -> None:
+        self._uppers[digest] = raw
+        path = self._upper_path(digest)
+        if path is not None and not path.exists():
+            with suppress(OSError):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                temporary = path.with_suffix(".new")
+                temporary.write_bytes(raw)
+                temporary.replace(path)
+
+    def _upper(self, digest: Digest) -> bytes | None:
+        if digest not in self._uppers and (path := self._upper_path(digest)) is not None:
+            with suppress(OSError):
+                raw = path.read_bytes()
+                if Digest.of(raw) == digest:
+                    self._uppers[digest] = raw
+        return self._uppers.get(digest)
+
+    # ------------------------------------------------------------------------------------------------- the checkpoint
+
+    def send(self, packer: Packer, listener: Listener, stopped: Callable[[], bool]) -> Sent:
+        """Only hashed here: an archive names a blob by its digest before its bytes, so it is streamed at the end."""
+        held: set[str] = set()
+        for record in self.state.all("docker-checkpoint").values():
+            if any(self.engine.image(holder) for holder in record["holders"][-1:]):
+                held |= {str(layer[0]) for layer in record["layers"]}
+        layers: list[Layer] = []
+        uploaded = reused = 0
+        new: set[Digest] = set()
+        for index, blueprint in enumerate(packer.blueprints):
+            if stopped():
+                raise Stopped
+            digest = packer.digest(index)
+            if str(digest) in held:
+                reused += blueprint.size
+            else:
+                uploaded += blueprint.size
+                new.add(digest)
+            layers.append(blueprint.layer(digest))
+        return Sent(tuple(layers), uploaded, reused, 0, frozenset(new))
+
+    def keep_checkpoint(
+        self, layers: Sequence[Layer], key: str, content: Digest, ownership: Ownership, packer: Packer | None
+    ) -> int:
+        self._pending = (key, tuple(layers))
+        return 0
+
+    _pending: tuple[str, tuple[Layer, ...]] | None = None
+
+    # ------------------------------------------------------------------------------------------------- the image
+
+    def publish(
+        self, assembled: Assembled, tags: Sequence[str], present: Present, packer: Packer | None, listener: Listener
+    ) -> Published:
+        image = next(iter(assembled.images.values()))
+        identity = str(image.config.digest if self._classic else image.manifest.digest)
+        loaded = 0
+        if self.engine.image(identity) is not None and self._image("docker-image", identity) is not None:
+            for tag in tags:
+                self.engine.tag(identity, self._local(tag))
+        else:
+            archive = self._archive(image, tags, present.blobs, packer, listener)
+            try:
+                loaded = self._load(archive)
+            except LocalResourceError:
+                if packer is None:
+                    raise
+                # The store lacks a layer that we took to be there: give it all that we have.
+                loaded = self._load(self._archive(image, tags, frozenset(), packer, listener))
+            self._remember("docker-image", identity, image)
+        for tag in tags:
+            now = self.engine.image(self._local(tag))
+            if now is None or str(now["Id"]) != identity:
+                raise IntegrityError(
+                    f"docker: {self._local(tag)} is {now['Id'] if now else 'not there'}, not {identity}"
+                )
+        if self._pending is not None:
+            key, layers = self._pending
+            where = f"{key} {self._store_name}"
+            holders = (self.state.get("docker-checkpoint", where) or {}).get("holders", [])
+            rows = [[str(layer.diff_id), layer.descriptor.size, layer.created_by] for layer in layers]
+            self.state.put("docker-checkpoint", where, {"holders": [*holders[-9:], identity], "layers": rows})
+        return Published(Digest.parse(identity), loaded)
+
+    def _load(self, archive: _Archive) -> int:
+        self.engine.load(archive.chunks())
+        return archive.small
+
+    def _archive(
+        self, image: Image, tags: Sequence[str], held: frozenset[Digest], packer: Packer | None, listener: Listener
+    ) -> _Archive:
+        blueprints = {packer.digest(i): b for i, b in enumerate(packer.blueprints)} if packer else {}
+        names = [self._local(tag) for tag in tags]
+        if not self._classic:
+            wanted = {d: b for d, b in blueprints.items() if d not in held}
+            entries = [
+                (f"blobs/sha256/{image.manifest.digest.hex}", image.manifest.raw),
+                (f"blobs/sha256/{image.config.digest.hex}", image.config.raw),
+            ]
+            descriptor = image.manifest.descriptor(image.platform).to_json()
+            # containerd takes the name from this annotation, fully qualified.
+            index = {
+                "schemaVersion": 2,
+                "mediaType": MEDIA.INDEX,
+                "manifests": [
+                    {
+                        **descriptor,
+                        "annotations": {
+                            "io.containerd.image.name": f"{self.name}:{tag}",
+                            "org.opencontainers.image.ref.name": tag,
+                        },
+                    }
+                    for tag in tags
+                ],
+            }
+            entries += [("oci-layout", b'{"imageLayoutVersion":"1.0.0"}'), ("index.json", dump(index))]
+            layers = [(f"blobs/sha256/{digest.hex}", blueprint) for digest, blueprint in wanted.items()]
+            return _Archive(tuple(entries), tuple(layers), listener)
+        # Classic: below the first new layer everything is there by chain ID; from it on all must be given.
+        paths = [f"{digest.hex}/layer.tar" for digest in image.config.diff_ids]
+        config = f"{image.config.digest.hex}.json"
+        description = [{"Config": config, "RepoTags": names, "Layers": paths}]
+        entries = [("manifest.json", json.dumps(description).encode()), (config, image.config.raw)]
+        given: list[tuple[str, Blueprint]] = []
+        for digest, path in zip(image.config.diff_ids, paths, strict=True):
+            if digest in blueprints:
+                given.append((path, blueprints[digest]))
+            elif (upper := self._upper(digest)) is not None:
+                entries.append((path, upper))
+        return _Archive(tuple(entries), tuple(given), listener)
+
+
+@dataclass(frozen=True, slots=True)
+class _Archive:
+    """A tar as a stream: small files in memory, layers straight from the checkpoint's files."""
+
+    entries: tuple[tuple[str, bytes], ...]
+    layers: tuple[tuple[str, Blueprint], ...]
+    listener: Listener
+
+    @property
+    def small(self) -> int:
+        """Bytes of everything but the checkpoint's layers."""
+        return sum(len(raw) for _, raw in self.entries)
+
+    def chunks(self) -> Iterator[bytes | memoryview]:
+        for number, (path, blueprint) in enumerate(self.layers):
+            yield _header(path, blueprint.size)
+            done = 0
+            label = blueprint.files[0].path if len(blueprint.files) == 1 else f"{len(blueprint.files)} files"
+            for chunk in blueprint.open():
+                yield chunk
+                done += len(chunk)
+                self.listener(Transfer(f"checkpoint-{number}", label, done, blueprint.size))
+            yield bytes(-blueprint.size % 512)
+            self.listener(Transfer(f"checkpoint-{number}", label, blueprint.size, blueprint.size, "finished"))
+        for path, raw in self.entries:
+            yield _header(path, len(raw))
+            yield io.BytesIO(raw).getbuffer()
+            yield bytes(-len(raw) % 512)
+        yield bytes(1024)
+
+
+def _header(path: str, size: int) -> bytes:
+    info = tarfile.TarInfo(path)
+    info.size, info.mode = size, 0o644
+    return info.tobuf(format=tarfile.PAX_FORMAT)

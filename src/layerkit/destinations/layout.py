@@ -1,0 +1,267 @@
+"""An OCI image layout: a folder of blobs and an index (image-spec, ``image-layout.md``)."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..assemble import Assembled, Runtime, checkpoint_image
+from ..checkpoint import Ownership, Packer
+from ..engine import BakeResult
+from ..errors import IntegrityError, LocalResourceError
+from ..events import Listener, Transfer
+from ..oci import Config, Descriptor, Digest, Image, Index, Layer, Manifest, Platform, dump, parse_manifest
+from ..plan import Present
+from ..runtime.placeholder import may_be_placeholder, placeholder_place
+from ..state import State
+from .base import Output, Published, Sent, Stopped, checkpoint_tag, runtime_tag
+
+__all__ = ["LayoutDestination"]
+
+_REF_NAME = "org.opencontainers.image.ref.name"
+
+
+class LayoutDestination:
+    """``folder`` is made when it is first written to. Other images that it holds stay."""
+
+    kind = "oci"
+
+    def __init__(self, folder: Path, state: State) -> None:
+        self.folder = folder.absolute()
+        self.state = state
+        self.name = f"oci:{folder}"
+
+    def describe(self) -> str:
+        return self.name
+
+    # ------------------------------------------------------------------------------------------------- what is there
+
+    def _path(self, digest: Digest) -> Path:
+        return self.folder / "blobs" / digest.algorithm / digest.hex
+
+    def _blob(self, descriptor: Descriptor) -> bytes | None:
+        try:
+            raw = self._path(descriptor.digest).read_bytes()
+        except OSError:
+            return None
+        return raw if Digest.of(raw) == descriptor.digest else None
+
+    def _holds(self, descriptor: Descriptor) -> bool:
+        try:
+            return self._path(descriptor.digest).stat().st_size == descriptor.size
+        except OSError:
+            return False
+
+    def _index(self) -> dict[str, Any]:
+        try:
+            document = json.loads((self.folder / "index.json").read_bytes())
+        except FileNotFoundError:
+            return {"schemaVersion": 2, "manifests": []}
+        except (OSError, ValueError) as error:
+            raise LocalResourceError(f"{self.name}: index.json cannot be read: {error}") from None
+        if not isinstance(document, dict) or not isinstance(document.get("manifests"), list):
+            raise LocalResourceError(f"{self.name}: index.json is no image index", hint="name an empty folder")
+        return document
+
+    def _named(self, tag: str) -> Descriptor | None:
+        for item in self._index()["manifests"]:
+            if (item.get("annotations") or {}).get(_REF_NAME) == tag:
+                return Descriptor.from_json(item)
+        return None
+
+    def _manifest(self, descriptor: Descriptor | None) -> Manifest | Index | None:
+        raw = self._blob(descriptor) if descriptor else None
+        return parse_manifest(raw) if raw is not None else None
+
+    def _image(self, manifest: Manifest | Index | None) -> Image | None:
+        if isinstance(manifest, Manifest) and (raw := self._blob(manifest.config)) is not None:
+            return Image(manifest, Config.parse(raw, manifest.config.media_type))
+        return None
+
+    def look(self, runtime_keys: Mapping[str, str], checkpoint_key: str | None, tags: Sequence[str]) -> Present:
+        runtimes = {p: found for p, key in runtime_keys.items() if (found := self._runtime(key, p)) is not None}
+        named = {tag: self._named(tag) for tag in tags}
+        previous: dict[str, Image] = {}
+        for descriptor in named.values():
+            manifest = self._manifest(descriptor)
+            children = [manifest]
+            if isinstance(manifest, Index):
+                children = [self._manifest(child) for child in manifest.manifests]
+            for child in children:
+                image = self._image(child)
+                if image is not None:
+                    previous.setdefault(str(image.platform), image)
+        layers = self.checkpoint(checkpoint_key) if checkpoint_key else None
+        images = [*previous.values(), *(runtime.image for runtime in runtimes.values())]
+        blobs = {d.digest for image in images for d in image.manifest.layers if self._holds(d)}
+        blobs |= {layer.descriptor.digest for layer in layers or ()}
+        digests = {tag: descriptor.digest if descriptor else None for tag, descriptor in named.items()}
+        return Present(runtimes, layers, digests, previous, frozenset(blobs))
+
+    def _runtime(self, key: str, platform: str) -> Runtime | None:
+        manifest = self._manifest(self._named(runtime_tag(key)))
+        if isinstance(manifest, Index):
+            manifest = self._manifest(manifest.find(Platform.parse(platform)))
+        image = self._image(manifest)
+        if image is None or not all(self._holds(layer) for layer in image.manifest.layers):
+            return None
+        for index, descriptor in enumerate(image.manifest.layers):
+            if may_be_placeholder(descriptor) and (place := placeholder_place(self._blob(descriptor) or b"")):
+                return Runtime(image, index, place)
+        return Runtime(image, None)
+
+    def checkpoint(self, key: str) -> tuple[Layer, ...] | None:
+        image = self._image(self._manifest(self._named(checkpoint_tag(key))))
+        if image is None or not all(self._holds(layer) for layer in image.manifest.layers):
+            return None
+        rows = zip(image.manifest.layers, image.config.diff_ids, image.created_by, strict=True)
+        return tuple(Layer(descriptor, diff_id, made) for descriptor, diff_id, made in rows)
+
+    # ------------------------------------------------------------------------------------------------- BuildKit's part
+
+    def output(self, key: str) -> Output:
+        return self._written(runtime_tag(key))
+
+    def finished(self, tags: Sequence[str]) -> Output:
+        return self._written(tags[0])
+
+    def _written(self, tag: str) -> Output:
+        return Output((f"layerkit.local/image:{tag}",), (f"type=oci,tar=false,dest={self.folder}",))
+
+    def built(self, platform: str, key: str, result: BakeResult, target: str) -> Runtime:
+        self._rename(f"layerkit.local/image:{runtime_tag(key)}", runtime_tag(key))
+        runtime = self._runtime(key, platform)
+        if runtime is None:
+            raise IntegrityError(f"{self.name}: BuildKit wrote {runtime_tag(key)}, and it is not there")
+        return runtime
+
+    def _rename(self, image_name: str, tag: str) -> None:
+        """Entries that buildx wrote under a whole name get the tag alone, as other tools look for it."""
+        with self._locked() as document:
+            for item in document["manifests"]:
+                notes = item.get("annotations") or {}
+                if notes.get("io.containerd.image.name") == image_name or notes.get(_REF_NAME) == image_name:
+                    item["annotations"] = {_REF_NAME: tag}
+
+    # ------------------------------------------------------------------------------------------------- the checkpoint
+
+    def send(self, packer: Packer, listener: Listener, stopped: Callable[[], bool]) -> Sent:
+        layers: list[Layer] = []
+        uploaded = reused = dropped = 0
+        new: set[Digest] = set()
+        for index, blueprint in enumerate(packer.blueprints):
+            label = blueprint.files[0].path if len(blueprint.files) == 1 else f"{len(blueprint.files)} files"
+
+            def there(index: int = index) -> bool:
+                digest = packer.known(index)
+                return digest is not None and self._holds(packer.blueprints[index].layer(digest).descriptor)
+
+            done = 0
+            with self._writing() as (stream, keep):
+                for chunk in blueprint.open():
+                    if stopped():
+                        raise Stopped
+                    if there():
+                        break
+                    stream.write(chunk)
+                    done += len(chunk)
+                    listener(Transfer(f"checkpoint-{index}", label, done, blueprint.size))
+                digest = packer.digest(index)
+                if there():
+                    reused += blueprint.size
+                    dropped += done
+                    listener(Transfer(f"checkpoint-{index}", label, blueprint.size, blueprint.size, "dropped"))
+                else:
+                    keep(digest)
+                    uploaded += blueprint.size
+                    new.add(digest)
+                    listener(Transfer(f"checkpoint-{index}", label, blueprint.size, blueprint.size, "finished"))
+            layers.append(blueprint.layer(digest))
+        return Sent(tuple(layers), uploaded, reused, dropped, frozenset(new))
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[tuple[Any, Callable[[Digest], None]]]:
+        """A blob under a temporary name; *keep* gives it its own. Gone when the block is left without that."""
+        folder = self.folder / "blobs" / "sha256"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=".layerkit-", dir=folder)
+        except OSError as error:
+            raise LocalResourceError(f"{self.name}: cannot be written: {error.strerror}") from None
+        try:
+            with os.fdopen(handle, "wb", buffering=0) as stream:
+
+                def keep(digest: Digest) -> None:
+                    os.fchmod(stream.fileno(), 0o644)
+                    Path(name).replace(self._path(digest))
+
+                yield stream, keep
+        except OSError as error:
+            raise LocalResourceError(
+                f"{self.name}: cannot be written: {error.strerror}", hint="is the disk full? df -h"
+            ) from None
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+    def _put(self, raw: bytes) -> int:
+        digest = Digest.of(raw)
+        if self._path(digest).exists():
+            return 0
+        with self._writing() as (stream, keep):
+            stream.write(raw)
+            keep(digest)
+        return len(raw)
+
+    def keep_checkpoint(
+        self, layers: Sequence[Layer], key: str, content: Digest, ownership: Ownership, packer: Packer | None
+    ) -> int:
+        image = checkpoint_image(layers, key, content, ownership)
+        written = self._put(image.config.raw) + self._put(image.manifest.raw)
+        self._tag(image.manifest.descriptor(), [checkpoint_tag(key)])
+        return written
+
+    # ------------------------------------------------------------------------------------------------- the image
+
+    def publish(
+        self, assembled: Assembled, tags: Sequence[str], present: Present, packer: Packer | None, listener: Listener
+    ) -> Published:
+        written = 0
+        for image in assembled.images.values():
+            written += self._put(image.config.raw) + self._put(image.manifest.raw)
+        if isinstance(assembled.root, Index):
+            written += self._put(assembled.root.raw)
+            root = assembled.root.descriptor()
+        else:
+            root = assembled.root.descriptor(next(iter(assembled.images.values())).platform)
+        self._tag(root, tags)
+        for tag in tags:
+            named = self._named(tag)
+            if named is None or named.digest != assembled.digest:
+                raise IntegrityError(f"{self.name}: {tag!r} is not what was written; is somebody else writing there?")
+        return Published(assembled.digest, written)
+
+    def _tag(self, descriptor: Descriptor, tags: Sequence[str]) -> None:
+        with self._locked() as document:
+            kept = [m for m in document["manifests"] if (m.get("annotations") or {}).get(_REF_NAME) not in tags]
+            new = [replace(descriptor, annotations={_REF_NAME: tag}).to_json() for tag in tags]
+            document["manifests"] = [*kept, *new]
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[dict[str, Any]]:
+        """The index, to be changed; written whole, under a lock that buildx's own writer takes too."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "index.json.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            document = self._index()
+            yield document
+            for name, raw in (("oci-layout", b'{"imageLayoutVersion":"1.0.0"}'), ("index.json", dump(document))):
+                temporary = self.folder / f".{name}.new"
+                temporary.write_bytes(raw)
+                temporary.replace(self.folder / name)

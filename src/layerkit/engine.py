@@ -1,0 +1,370 @@
+"""Docker and buildx, as we use them.
+
+python-on-whales finds the client and speaks for short calls. Builds, loads and saves run through the command
+that it resolved, in a process group of their own: their output is streamed and bounded, and Ctrl-C or a time
+limit ends all of it (python-on-whales has no time limit, and collects output in one growing string).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import AuthenticationError, BuildError, LocalResourceError, TransientError, printable
+from .events import Listener, silent
+from .runtime.progress import Progress
+
+if TYPE_CHECKING:
+    import python_on_whales
+
+__all__ = ["Abilities", "BakeResult", "Engine"]
+
+_QUICK = 60.0  # seconds for a call that only asks
+_GRACE = 1.5  # seconds between SIGTERM and SIGKILL: all of a Ctrl-C must be over in 2
+_CREDENTIALS = ("401 unauthorized", "authorization failed", "access denied", "authentication required", "403 forbidden",
+                "insufficient_scope", "no basic auth credentials")  # fmt: skip
+_NETWORK = ("connection refused", "connection reset", "i/o timeout", "no such host", "tls handshake timeout",
+            "unexpected eof", "503 service unavailable", "502 bad gateway", "429 too many")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What the builder and the local image store can do.
+
+    Attributes:
+        driver: buildx driver: docker, docker-container, kubernetes, remote or cloud.
+        store: the local Docker's image store: containerd, classic, or "" where there is no local Docker.
+    """
+
+    driver: str
+    store: str
+
+    @property
+    def registry_cache(self) -> bool:
+        """Can export its cache to a registry (docker driver: only with the containerd store)."""
+        return self.driver != "docker" or self.store == "containerd"
+
+    @property
+    def oci_output(self) -> bool:
+        """Can write an OCI layout."""
+        return self.registry_cache
+
+    @property
+    def keeps_images(self) -> bool:
+        """Images that it builds are in the local Docker at once, without an export."""
+        return self.driver == "docker"
+
+
+@dataclass(frozen=True, slots=True)
+class BakeResult:
+    """What a bake told.
+
+    Attributes:
+        metadata: target -> buildx's metadata (``containerimage.digest``, ``buildx.build.ref``, …).
+        bytes_sent: to the builder.
+        cached: names of the steps taken from a cache.
+    """
+
+    metadata: Mapping[str, Mapping[str, Any]]
+    bytes_sent: int
+    cached: frozenset[str]
+    warnings: tuple[str, ...] = ()
+
+
+class Engine:
+    """The docker command of this machine, and the builder behind it.
+
+    Args:
+        builder: buildx builder by name, "" for docker's own choice.
+        environment: of the docker processes.
+        timeout: seconds that one build may take.
+    """
+
+    def __init__(
+        self, *, builder: str = "", environment: Mapping[str, str] | None = None, timeout: float = 4 * 3600
+    ) -> None:
+        self.builder = builder
+        self.timeout = timeout
+        self._environment = {
+            **(environment if environment is not None else os.environ),
+            "BUILDX_NO_DEFAULT_ATTESTATIONS": "1",
+        }
+
+    @cached_property
+    def _client(self) -> python_on_whales.DockerClient:
+        # 0.4 s of imports: only when docker is really needed.
+        from python_on_whales import ClientNotFoundError, DockerClient
+
+        client = DockerClient()
+        try:
+            _ = client.client_config.docker_cmd
+        except ClientNotFoundError:
+            raise LocalResourceError(
+                "docker: there is no docker command on this machine", hint="install Docker with the buildx plugin"
+            ) from None
+        return client
+
+    @cached_property
+    def command(self) -> tuple[str, ...]:
+        """The docker command as python-on-whales resolved it.
+
+        Raises:
+            LocalResourceError: there is no docker on this machine.
+        """
+        return tuple(str(part) for part in self._client.client_config.docker_cmd)
+
+    # ------------------------------------------------------------------------------------------------- questions
+
+    def ask(self, *arguments: str, timeout: float = _QUICK) -> subprocess.CompletedProcess[bytes]:
+        """Run a short docker command; a non-zero exit is the caller's to read."""
+        try:
+            return subprocess.run(
+                [*self.command, *arguments],
+                capture_output=True,
+                timeout=timeout,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise LocalResourceError(
+                f"docker {arguments[0]}: no answer within {timeout:.0f} s", hint="is the daemon well? docker info"
+            ) from None
+        except OSError as error:
+            raise LocalResourceError(f"docker: cannot be run: {error.strerror}") from None
+
+    @cached_property
+    def abilities(self) -> Abilities:
+        """What is there to work with.
+
+        Raises:
+            LocalResourceError: no docker, no buildx, no such builder, or no daemon; each with what to do.
+        """
+        done = self.ask("info", "--format", "{{json .}}")
+        text = done.stderr.decode(errors="replace")
+        info: dict[str, Any] = {}
+        with contextlib.suppress(ValueError):
+            info = json.loads(done.stdout or b"{}")
+        plugins = [plugin.get("Name") for plugin in (info.get("ClientInfo") or {}).get("Plugins") or ()]
+        if plugins.count("buildx") == 0 and self.ask("buildx", "version").returncode != 0:
+            raise LocalResourceError(
+                "docker buildx: the plugin is not installed", hint="install docker-buildx (docker-buildx-plugin)"
+            )
+        served = done.returncode == 0 and bool(info.get("ServerVersion"))
+        driver = self._driver()
+        if not served and driver == "docker":
+            said = next((line for line in text.splitlines() if line.strip()), "") or "; ".join(
+                info.get("ServerErrors") or ()
+            )
+            raise LocalResourceError(
+                f"docker: no daemon answers ({printable(said, 200)})",
+                hint="start Docker, or set DOCKER_HOST or the docker context to one that runs",
+            )
+        store = ""
+        if served:
+            containerd = any("io.containerd.snapshotter" in str(row) for row in info.get("DriverStatus") or ())
+            store = "containerd" if containerd else "classic"
+        return Abilities(driver, store)
+
+    def _driver(self) -> str:
+        done = self.ask("buildx", "inspect", *((self.builder,) if self.builder else ()))
+        for line in done.stdout.decode(errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name == "Driver":
+                return value.strip()
+        said = printable(done.stderr.decode(errors="replace").strip(), 300)
+        if self.builder:
+            raise LocalResourceError(f"docker buildx: no builder {self.builder!r}: {said}", hint="docker buildx ls")
+        return "docker"
+
+    def image(self, reference: str) -> dict[str, Any] | None:
+        """``docker image inspect`` of a local image, or None."""
+        done = self.ask("image", "inspect", reference)
+        if done.returncode != 0:
+            if b"o such image" in done.stderr:
+                return None
+            raise _lost(done.stderr)
+        found = json.loads(done.stdout)
+        return found[0] if found else None
+
+    def tag(self, source: str, reference: str) -> None:
+        """Give a local image another name."""
+        done = self.ask("image", "tag", source, reference)
+        if done.returncode != 0:
+            raise _lost(done.stderr)
+
+    def attachment(self, build: str, digest: str, limit: int = 8 * 1024 * 1024) -> bytes | None:
+        """The blob *digest* from the builder's content store, by way of the record of *build*; None where it has none.
+
+        ``docker buildx history inspect attachment`` reads any blob that the builder still holds: manifest and
+        configuration of an image just built come in half a second, where ``docker save`` sends all of its layers.
+        """
+        with contextlib.suppress(LocalResourceError):
+            builder = ("--builder", self.builder) if self.builder else ()
+            done = self.ask("buildx", *builder, "history", "inspect", "attachment", build.rpartition("/")[2], digest)
+            if done.returncode == 0 and len(done.stdout) <= limit:
+                return done.stdout
+        return None
+
+    # ---------------------------------------------------------------------------------------------------- streams
+
+    def bake(
+        self, definition: Mapping[str, Any], *, listener: Listener = silent, cwd: Path | None = None
+    ) -> BakeResult:
+        """Build all of a bake definition.
+
+        Raises:
+            BuildError: a step failed (with its name and last lines), or the time limit passed.
+            AuthenticationError, TransientError: the builder could not pull or push.
+            LocalResourceError: no docker.
+        """
+        progress = Progress()
+        with tempfile.TemporaryDirectory(prefix="layerkit-bake-") as folder:
+            file, metadata = Path(folder, "bake.json"), Path(folder, "metadata.json")
+            file.write_text(json.dumps(definition))
+            arguments = [*self.command, "buildx", "bake", "-f", str(file), "--progress=rawjson"]
+            arguments += ["--metadata-file", str(metadata)]
+            if self.builder:
+                arguments += ["--builder", self.builder]
+            environment = {**self._environment, "BUILDX_BAKE_ENTITLEMENTS_FS": "0", "BUILDX_METADATA_WARNINGS": "0"}
+
+            def read(line: bytes) -> None:
+                for event in progress.feed(line):
+                    listener(event)
+
+            status = self._stream(arguments, environment, read, cwd)
+            if status != 0:
+                raise _build_failure(progress, status)
+            document = json.loads(metadata.read_text()) if metadata.exists() else {}
+        found = {name: value for name, value in document.items() if isinstance(value, dict)}
+        return BakeResult(found, progress.bytes_sent, progress.cached, tuple(progress.warnings))
+
+    def _stream(
+        self, arguments: list[str], environment: Mapping[str, str], read: Callable[[bytes], None], cwd: Path | None
+    ) -> int:
+        with _group(arguments, environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=cwd) as process:
+            expired = threading.Event()
+
+            def expire() -> None:
+                expired.set()
+                _end(process)
+
+            timer = threading.Timer(self.timeout, expire)
+            timer.daemon = True
+            timer.start()
+            try:
+                assert process.stderr is not None
+                for line in process.stderr:
+                    read(line)
+                status = process.wait()
+            finally:
+                timer.cancel()
+            if expired.is_set():
+                raise BuildError(f"docker buildx: not done within {self.timeout:.0f} s; it was stopped")
+            return status
+
+    def load(self, chunks: Iterable[bytes | memoryview]) -> str:
+        """Stream an archive into ``docker load``; what it said.
+
+        Raises:
+            LocalResourceError: docker refused it, or has no room.
+        """
+        with _group(
+            [*self.command, "load"],
+            self._environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        ) as process:
+            assert process.stdin is not None and process.stdout is not None
+            output: list[bytes] = []
+            reader = threading.Thread(target=lambda: output.extend(process.stdout or ()), daemon=True)
+            reader.start()
+            try:
+                for chunk in chunks:
+                    process.stdin.write(chunk)
+                process.stdin.close()
+            except BrokenPipeError:
+                pass  # docker ended early: its words say why
+            status = process.wait()
+            reader.join()
+        said = printable(b"".join(output).decode(errors="replace").strip())
+        if status != 0 or "rror" in said.partition(":")[0]:
+            hint = "free some room: docker system df" if "no space" in said else ""
+            raise LocalResourceError(f"docker load: {said or f'exit status {status}'}", hint=hint)
+        return said
+
+    @contextlib.contextmanager
+    def save(self, reference: str) -> Iterator[Any]:
+        """``docker save`` of a local image as a readable binary stream (a tar)."""
+        with _group(
+            [*self.command, "save", reference],
+            self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+        ) as process:
+            yield process.stdout
+
+
+@contextlib.contextmanager
+def _group(
+    arguments: list[str], environment: Mapping[str, str], *, stdin: int | None = subprocess.DEVNULL, **options: Any
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in a group of its own, all of which is gone when the block is left by whatever way."""
+    try:
+        process = subprocess.Popen(arguments, env=dict(environment), stdin=stdin, start_new_session=True, **options)
+    except OSError as error:
+        raise LocalResourceError(f"docker: cannot be run: {error.strerror}") from None
+    try:
+        yield process
+    finally:
+        _end(process)
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is not None:
+        return
+    for number, patience in ((signal.SIGTERM, _GRACE), (signal.SIGKILL, 10.0)):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(patience)
+            return
+
+
+def _lost(stderr: bytes) -> LocalResourceError:
+    said = printable(stderr.decode(errors="replace").strip(), 300)
+    return LocalResourceError(f"docker: {said}", hint="is the daemon running? docker info")
+
+
+def _build_failure(progress: Progress, status: int) -> Exception:
+    step, log, message = progress.failure()
+    everything = " ".join([message, *progress.plain]).lower()
+    about = f" in step {step!r}" if step else ""
+    moved = not step or "exporting" in step or "load metadata" in step or "importing" in step
+    if "cannot connect to the docker daemon" in everything or "no builder" in everything:
+        return LocalResourceError(f"docker buildx: {message}", hint="start Docker, or choose another builder")
+    if moved and any(word in everything for word in _CREDENTIALS):
+        return AuthenticationError(
+            f"the builder was refused by the registry{about}: {message}", hint="docker login HOST"
+        )
+    if moved and any(word in everything for word in _NETWORK):
+        return TransientError(f"the builder lost the network{about}: {message}")
+    if not step and not message:
+        return BuildError(f"docker buildx ended with status {status} and no word")
+    return BuildError(f"the build failed{about}: {message}", step=step, log=log)

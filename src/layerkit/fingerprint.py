@@ -1,0 +1,284 @@
+"""What goes into an image, by digest. A file that the stat cache knows is not read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+from .checkpoint import File, Ownership, find
+from .checkpoint.pack import checkpoint_key, content_digest
+from .errors import ConfigurationError
+from .oci import Digest, dump
+from .project import Project
+from .runtime import (
+    CheckpointCopy,
+    ContextFile,
+    base_images,
+    find_checkpoint_copy,
+    find_files,
+    generate,
+    read_requirements,
+)
+from .state import Identity, State
+
+__all__ = ["Base", "CheckpointInputs", "Inputs", "fingerprint", "hash_file"]
+
+FORMAT_VERSION = 1  # of what a runtime key means: raised when the same inputs would build another image
+_CHUNK = 1024 * 1024  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """An image to start from: its digest where it could be resolved, and how many layers it has a platform."""
+
+    digest: Digest | None = None
+    layers: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CheckpointInputs:
+    """The checkpoint as it lies there.
+
+    Attributes:
+        files: what it consists of.
+        ownership: where it goes, whose it is.
+        digests: path -> sha256, for the files that the stat cache knows.
+    """
+
+    files: tuple[File, ...]
+    ownership: Ownership
+    digests: Mapping[str, Digest]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def known(self) -> bool:
+        """Every file's digest is known without reading it."""
+        return len(self.digests) == len(self.files)
+
+    @property
+    def key(self) -> str | None:
+        return checkpoint_key(dict(self.digests), self.ownership) if self.known else None
+
+    @property
+    def digest(self) -> Digest | None:
+        return content_digest(dict(self.digests)) if self.known else None
+
+    @property
+    def location(self) -> str:
+        """Where a program finds it in the image: the file, or the folder of several."""
+        if len(self.files) == 1:
+            return str(PurePosixPath(self.ownership.target, self.files[0].path))
+        return str(PurePosixPath(self.ownership.target))
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All that decides what the image will be.
+
+    Attributes:
+        dockerfile: its text, generated or the user's.
+        files: what of the project goes to the builder, with ``digests`` by path.
+        dependency_files: paths among them that belong to the dependencies.
+        wheels: name -> sha256 of the wheel folder.
+        bases: external images by reference; the one that the image itself starts from is first.
+        platforms: as in linux/amd64; never empty.
+    """
+
+    project: Project
+    dockerfile: str
+    files: tuple[ContextFile, ...]
+    digests: Mapping[str, Digest]
+    dependency_files: frozenset[str]
+    wheels: Mapping[str, Digest]
+    bases: Mapping[str, Base]
+    platforms: tuple[str, ...]
+    checkpoint: CheckpointInputs | None
+    source_date_epoch: int | None = None
+
+    def runtime_key(self, platform: str) -> str:
+        """The key of the runtime image for *platform*: 40 hex digits over everything that decides its content.
+
+        Secrets count by name: their values reach no layer.
+        """
+        builder, image = self.project.builder, self.project.image
+        document = {
+            "format": FORMAT_VERSION,
+            "platform": platform,
+            "dockerfile": self.dockerfile,
+            "stage": image.target,
+            "files": [[f.path, f.mode, f.link, str(self.digests.get(f.path, ""))] for f in self.files],
+            "wheels": [[name, str(digest)] for name, digest in sorted(self.wheels.items())],
+            "bases": [[name, str(base.digest)] for name, base in self.bases.items()],
+            "args": sorted(builder.args.items()),
+            "secrets": sorted({*builder.secrets, *self.project.dependencies.secrets}),
+            "network": builder.network,
+            "attest": list(builder.attest),
+            "source_date_epoch": self.source_date_epoch,
+        }
+        return Digest.of(dump(document)).hex[:40]
+
+    @cached_property
+    def summary(self) -> dict[str, dict[str, str]]:
+        """role -> input -> short digest: kept with the image, so that a later plan can say what changed.
+
+        Over 300 code files are summed up as one, for a manifest is no place for a list of files.
+        """
+        code = {f.path: self._short(f) for f in self.files if f.path not in self.dependency_files}
+        if len(code) > 300:
+            code = {f"{len(code)} files": Digest.of(dump(code)).short}
+        dependencies = {f.path: self._short(f) for f in self.files if f.path in self.dependency_files}
+        if self.wheels:
+            dependencies["wheels"] = Digest.of(dump({n: str(d) for n, d in self.wheels.items()})).short
+        instructions = {"Dockerfile": Digest.of(self.dockerfile.encode()).short}
+        if self.project.builder.args:
+            instructions["build arguments"] = Digest.of(dump(dict(self.project.builder.args))).short
+        return {
+            "base": {name: base.digest.short if base.digest else "" for name, base in self.bases.items()},
+            "dependencies": dependencies,
+            "code": code,
+            "instructions": instructions,
+        }
+
+    def _short(self, file: ContextFile) -> str:
+        digest = self.digests.get(file.path)
+        return digest.short if digest else file.link
+
+
+def hash_file(path: Path) -> Digest:
+    """The sha256 of a file."""
+    state = hashlib.sha256()
+    buffer = memoryview(bytearray(_CHUNK))
+    with path.open("rb", buffering=0) as stream:
+        while count := stream.readinto(buffer):
+            state.update(buffer[:count])
+    return Digest("sha256", state.hexdigest())
+
+
+def _digests(files: Iterable[tuple[str, Path]], state: State) -> dict[str, Digest]:
+    """Name -> sha256 of each file, by the stat cache where it knows it."""
+
+    def one(item: tuple[str, Path]) -> tuple[str, Digest]:
+        name, path = item
+        where = path.absolute()
+        try:
+            identity = Identity.of(where.stat())
+            digest = state.file_digest(where, identity)
+            if digest is None:
+                digest = hash_file(where)
+                if Identity.of(where.stat()) == identity:
+                    state.remember_file(where, identity, digest)
+        except OSError as error:
+            raise ConfigurationError(f"{path}: {error.strerror}") from None
+        return name, digest
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        return dict(pool.map(one, files))
+
+
+def fingerprint(
+    project: Project,
+    state: State,
+    *,
+    platforms: tuple[str, ...],
+    resolve: Callable[[str], Base],
+    source_date_epoch: int | None = None,
+) -> Inputs:
+    """Find and hash all that goes in. The checkpoint is not read: what the stat cache does not know stays open.
+
+    Args:
+        resolve: a base image's reference -> its digest and layers.
+
+    Raises:
+        ConfigurationError: a file that the project names is missing, or its Dockerfile cannot be used.
+        CheckpointError: the checkpoint is missing or cannot be used.
+    """
+    copy: CheckpointCopy | None = None
+    if project.image.dockerfile:
+        path = project.root / project.image.dockerfile
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"image.dockerfile: {path}: {error}") from None
+        references = base_images(text, target_stage=project.image.target, args=project.builder.args)
+        if project.checkpoint is not None:
+            copy = find_checkpoint_copy(text, target_stage=project.image.target, args=project.builder.args)
+        dependency_files: frozenset[str] = frozenset()
+    else:
+        requirements = read_requirements(project)
+        text = generate(project, requirements)
+        references = (project.image.base,)
+        dependency_files = frozenset(requirements.files) if requirements else frozenset()
+    files = find_files(project)
+    checkpoint = _checkpoint(project, copy, state)
+    return Inputs(
+        project,
+        text,
+        files,
+        _digests(((f.path, f.source) for f in files if not f.link), state),
+        dependency_files,
+        _digests(_wheels(project), state),
+        {reference: resolve(reference) for reference in references},
+        platforms,
+        checkpoint,
+        source_date_epoch,
+    )
+
+
+def _wheels(project: Project) -> list[tuple[str, Path]]:
+    if not project.dependencies.wheels:
+        return []
+    folder = project.root / project.dependencies.wheels
+    if not folder.is_dir():
+        raise ConfigurationError(
+            f"dependencies.wheels: no folder {str(folder)!r}",
+            hint=f"fill it: pip download --dest {project.dependencies.wheels} -r {project.dependencies.requirements}",
+        )
+    return sorted((path.name, path) for path in folder.iterdir() if path.is_file())
+
+
+def _checkpoint(project: Project, copy: CheckpointCopy | None, state: State) -> CheckpointInputs | None:
+    wanted = project.checkpoint
+    if wanted is None:
+        return None
+    ownership = _ownership(project, copy)
+    files = find(wanted.path, project.root)
+    found = {file.path: state.file_digest(file.source, file.identity) for file in files}
+    return CheckpointInputs(files, ownership, {path: digest for path, digest in found.items() if digest})
+
+
+def _ownership(project: Project, copy: CheckpointCopy | None) -> Ownership:
+    wanted = project.checkpoint
+    assert wanted is not None
+    uid, gid = _numbers(wanted.chown or "0:0")
+    mode = int(wanted.chmod or "0644", 8)
+    if copy is None:
+        return Ownership(wanted.target or "/app/model/", uid, gid, mode)
+    if wanted.target is not None and PurePosixPath(wanted.target) != PurePosixPath(copy.target):
+        raise ConfigurationError(
+            f"checkpoint.target is {wanted.target!r}, and line {copy.line} of {project.image.dockerfile}"
+            f" says {copy.target!r}",
+            hint="leave checkpoint.target out: with your own Dockerfile its COPY line decides",
+        )
+    if wanted.chown is not None and (uid, gid) != (copy.uid, copy.gid):
+        raise ConfigurationError(
+            f"checkpoint.chown is {wanted.chown!r}, and line {copy.line} of {project.image.dockerfile}"
+            f" says {copy.uid}:{copy.gid}",
+            hint="leave checkpoint.chown out: with your own Dockerfile its COPY line decides",
+        )
+    return Ownership(copy.target, copy.uid, copy.gid, int(copy.chmod, 8) if copy.chmod else mode)
+
+
+def _numbers(owner: str) -> tuple[int, int]:
+    """uid and gid of ``uid[:gid]``; a group that is left out has the user's number, as with COPY --chown."""
+    user, _, group = owner.partition(":")
+    uid = 0 if user == "root" else int(user)
+    return uid, (uid if not group else 0 if group == "root" else int(group))

@@ -1,0 +1,730 @@
+"""Runs a plan, top to bottom: build the runtime image, meanwhile send the checkpoint, compose, publish.
+
+load ─▶ Project ─ fingerprint ─▶ Inputs ─┐
+                                         ├─ plan ─▶ Plan ─▶ build runtime ─┐
+destination ─ look ─────────▶ Present ───┘             └▶ send checkpoint ─┴▶ assemble ▶ publish ▶ Result
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from .assemble import Assembled, Runtime, assemble
+from .checkpoint import Packer, arrange, checkpoint_key, content_digest
+from .destinations import Destination, Output, Published, Sent, Stopped
+from .engine import BakeResult, Engine
+from .errors import ConfigurationError, IntegrityError, LayerkitError, LocalResourceError, RefusedError
+from .events import Listener, Note, Phase, silent
+from .fingerprint import Base, Inputs, fingerprint
+from .oci import Digest, Index, Manifest, Platform, Reference
+from .plan import ROLES, Plan
+from .plan import plan as decide
+from .project import Project
+from .runtime import bake, materialise
+from .settings import Settings
+from .state import State
+
+__all__ = ["LayerResult", "Request", "Result", "Session", "bake_definition", "build", "plan"]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerResult:
+    """One layer of the finished image. ``size`` in bytes, as it is stored."""
+
+    role: str
+    digest: Digest
+    diff_id: Digest
+    media_type: str
+    size: int
+    action: str
+    platform: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        found = {
+            "role": self.role,
+            "digest": str(self.digest),
+            "diff_id": str(self.diff_id),
+            "media_type": self.media_type,
+            "size": self.size,
+            "action": self.action,
+        }
+        return found | ({"platform": self.platform} if self.platform else {})
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a build did.
+
+    Attributes:
+        reference: ``REPO@digest``.
+        way: compose, or buildkit; ``why`` says why where it is buildkit.
+        rebuilt: roles of which a layer is new.
+        builder_ran: BuildKit was called.
+        bytes_sent: to the builder.
+        checkpoint_read, uploaded, reused: bytes; ``dropped`` were on their way when their layer turned out to be there.
+        seconds: of each phase.
+    """
+
+    reference: str
+    digest: Digest
+    tags: tuple[str, ...]
+    way: Literal["compose", "buildkit"]
+    layers: tuple[LayerResult, ...]
+    rebuilt: tuple[str, ...]
+    builder_ran: bool
+    bytes_sent: int
+    checkpoint_read: int
+    uploaded: int
+    reused: int
+    dropped: int
+    seconds: Mapping[str, float]
+    why: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``layerkit build --json`` prints."""
+        return {
+            "schema_version": 1,
+            "reference": self.reference,
+            "digest": str(self.digest),
+            "tags": list(self.tags),
+            "way": self.way,
+            "why": self.why,
+            "layers": [layer.to_json() for layer in self.layers],
+            "rebuilt": list(self.rebuilt),
+            "builder": {"ran": self.builder_ran, "bytes_sent": self.bytes_sent},
+            "bytes": {
+                "checkpoint_read": self.checkpoint_read,
+                "uploaded": self.uploaded,
+                "reused": self.reused,
+                "dropped": self.dropped,
+            },
+            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked of a build beside the project.
+
+    Attributes:
+        tags: names in the image's repository (``v2``), or whole references of one repository.
+        push, output: a registry, or ``oci:DIR``; the local Docker where neither is given.
+        platforms: win over the project's.
+        way: "compose", or "buildkit" to have BuildKit build the whole image.
+    """
+
+    tags: Sequence[str] = ()
+    push: bool = False
+    output: str = ""
+    platforms: Sequence[str] = ()
+    builder: str = ""
+    no_cache: bool = False
+    pull: bool = False
+    strict_cache: bool = False
+    way: Literal["compose", "buildkit"] = "compose"
+
+
+def plan(
+    project: Project,
+    *,
+    tags: Sequence[str] = (),
+    push: bool = False,
+    output: str = "",
+    platforms: Sequence[str] = (),
+    builder: str = "",
+    no_cache: bool = False,
+    settings: Settings | None = None,
+    listener: Listener = silent,
+) -> Plan:
+    """What ``build`` with the same arguments would do. Nothing is changed anywhere.
+
+    Raises:
+        LayerkitError: of the kind that fits, as ``errors`` draws them.
+    """
+    request = Request(tags, push, output, platforms, builder, no_cache)
+    with Session(project, request, settings or Settings.from_environment(), listener) as session:
+        return session.plan()
+
+
+def build(
+    project: Project,
+    *,
+    tags: Sequence[str] = (),
+    push: bool = False,
+    output: str = "",
+    platforms: Sequence[str] = (),
+    builder: str = "",
+    no_cache: bool = False,
+    pull: bool = False,
+    strict_cache: bool = False,
+    way: Literal["compose", "buildkit"] = "compose",
+    settings: Settings | None = None,
+    listener: Listener = silent,
+) -> Result:
+    """Build the project's image and put it to its destination.
+
+    Args:
+        project: what to build.
+        tags: names in the image's repository (``v2``), or whole references of one repository; latest by default.
+        push: to the registry; else into the local Docker, or with *output* ``oci:DIR`` into an OCI layout.
+        platforms: as in linux/amd64; they win over the project's.
+        builder: buildx builder; docker's own choice by default.
+        no_cache: build the runtime image anew, also when its key is there.
+        pull: have the builder ask for newer base images.
+        strict_cache: a cache that cannot be exported fails the build.
+        way: "buildkit" has BuildKit build the whole image, checkpoint and all.
+        settings: surroundings; the process's environment by default.
+        listener: called with every event, from several threads.
+
+    Raises:
+        LayerkitError: of the kind that fits, as ``errors`` draws them; no tag was moved then.
+    """
+    request = Request(tags, push, output, platforms, builder, no_cache, pull, strict_cache, way)
+    with Session(project, request, settings or Settings.from_environment(), listener) as session:
+        return session.build(session.plan())
+
+
+class Session:
+    """One run: its connections, its state, its clock. Use it as a context manager."""
+
+    def __init__(self, project: Project, request: Request, settings: Settings, listener: Listener = silent) -> None:
+        self.request = request
+        self.settings = settings
+        self.listener = listener
+        self.project, self.tags = _named(project, request.tags)
+        self.state = State(settings.state_folder)
+        self.seconds: dict[str, float] = {}
+        self._begun = time.monotonic()
+        self._stop = threading.Event()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        if "client" in self.__dict__:
+            self.client.close()
+        self.state.close()
+
+    @cached_property
+    def client(self) -> Any:
+        from .registry import Client, Credentials
+
+        return Client(
+            credentials=Credentials(self.settings.docker_config, self.settings.environment),
+            proxies=self.settings.proxies,
+            ca_bundle=self.settings.ca_bundle,
+        )
+
+    @cached_property
+    def engine(self) -> Engine:
+        name = self.request.builder or self.settings.builder or self.project.builder.name
+        return Engine(builder=name, environment=self.settings.environment)
+
+    @cached_property
+    def platforms(self) -> tuple[str, ...]:
+        wanted = tuple(self.request.platforms) or tuple(self.project.image.platforms) or (self.settings.platform,)
+        try:
+            return tuple(dict.fromkeys(str(Platform.parse(text)) for text in wanted))
+        except ValueError as error:
+            raise ConfigurationError(f"--platform: {error}") from None
+
+    @cached_property
+    def destination(self) -> Destination:
+        name = Reference.parse(self.project.image.name)
+        if self.request.push:
+            from .destinations.registry import RegistryDestination
+
+            repository = self.client.repository(name)
+            cache = self.project.cache.repository
+            other = self.client.repository(Reference.parse(cache)) if cache else repository
+            return RegistryDestination(repository, other, self.state)
+        if self.request.output:
+            from .destinations.layout import LayoutDestination
+
+            kind, _, folder = self.request.output.partition(":")
+            if kind != "oci" or not folder:
+                raise ConfigurationError(f"--output: {self.request.output!r} is not known", hint="--output oci:DIR")
+            return LayoutDestination(Path(folder), self.state)
+        from .destinations.docker import DockerDestination
+
+        if len(self.platforms) > 1:
+            raise ConfigurationError(
+                f"the local Docker takes one platform, not {len(self.platforms)}", hint="add --push or --output oci:DIR"
+            )
+        return DockerDestination(self.engine, name, self.state)
+
+    # ----------------------------------------------------------------------------------------------------- planning
+
+    @contextlib.contextmanager
+    def _phase(self, name: Literal["plan", "build", "checkpoint", "compose"]) -> Iterator[None]:
+        begun = time.monotonic()
+        self.listener(Phase(name, "started"))
+        try:
+            yield
+        except BaseException:
+            self.listener(Phase(name, "failed", time.monotonic() - begun))
+            raise
+        self.seconds[name] = time.monotonic() - begun
+        self.listener(Phase(name, "finished", self.seconds[name]))
+
+    def inputs(self) -> Inputs:
+        """Everything that goes in, by digest."""
+        return fingerprint(
+            self.project,
+            self.state,
+            platforms=self.platforms,
+            resolve=self._resolve,
+            source_date_epoch=self.settings.source_date_epoch,
+        )
+
+    def plan(self) -> Plan:
+        """Look at both sides, and decide."""
+        with self._phase("plan"):
+            inputs = self.inputs()
+            keys = {platform: inputs.runtime_key(platform) for platform in inputs.platforms}
+            key = inputs.checkpoint.key if inputs.checkpoint else None
+            present = self.destination.look(keys, key, self.tags)
+            return decide(
+                inputs,
+                present,
+                destination=self.destination.describe(),
+                tags=self.tags,
+                way=self.request.way,
+                why="asked for" if self.request.way == "buildkit" else "",
+                no_cache=self.request.no_cache,
+            )
+
+    def _resolve(self, text: str) -> Base:
+        """Digest and layers of a base image: from its registry, else from the local Docker."""
+        reference = Reference.parse(text).or_latest()
+        try:
+            found = self._base_in_registry(reference)
+        except (LayerkitError, IntegrityError) as error:
+            local = self._base_in_docker(text)
+            if local is None:
+                self.listener(Note(f"base {text}: {error}; its digest is not pinned", "warning"))
+            return local or Base()
+        if found is None:
+            found = self._base_in_docker(text)
+        if found is None:
+            raise ConfigurationError(
+                f"base image {text}: not found in its registry or the local Docker", hint="check image.base"
+            )
+        return found
+
+    def _base_in_registry(self, reference: Reference) -> Base | None:
+        repository = self.client.repository(reference)
+        descriptor = repository.resolve(reference.digest or reference.tag)
+        if descriptor is None:
+            return None
+        key = f"{descriptor.digest} {' '.join(self.platforms)}"
+        counts = self.state.get("base-layers", key)
+        if counts is None:
+            counts = {}
+            top = repository.manifest(descriptor.digest)
+            for platform in self.platforms:
+                manifest = top
+                if isinstance(top, Index):
+                    child = top.find(Platform.parse(platform))
+                    if child is None:
+                        raise ConfigurationError(f"base image {reference}: has no {platform}")
+                    manifest = repository.manifest(child.digest)
+                if isinstance(manifest, Manifest):
+                    counts[platform] = len(manifest.layers)
+            self.state.put("base-layers", key, counts)
+        return Base(descriptor.digest, counts)
+
+    def _base_in_docker(self, text: str) -> Base | None:
+        with contextlib.suppress(LocalResourceError):
+            image = self.engine.image(text)
+            if image is not None:
+                layers = len((image.get("RootFS") or {}).get("Layers") or ())
+                return Base(Digest.parse(str(image["Id"])), dict.fromkeys(self.platforms, layers))
+        return None
+
+    # ----------------------------------------------------------------------------------------------------- building
+
+    def build(self, plan: Plan) -> Result:
+        """Do what *plan* says.
+
+        Raises:
+            LayerkitError: as the step that failed has it; no tag was moved.
+        """
+        if plan.way == "buildkit":
+            return self._build_whole(plan)
+        try:
+            return self._build_composed(plan)
+        except (_CannotCompose, RefusedError) as error:
+            if not plan.platforms_to_build and not isinstance(error, _CannotCompose):
+                raise
+            why = f"composing was not possible: {error}"
+            self.listener(Note(f"{why}; BuildKit builds the whole image", "warning"))
+            return self._build_whole(replace(plan, way="buildkit", why=why))
+
+    def _build_composed(self, plan: Plan) -> Result:
+        inputs, present = plan.inputs, plan.present
+        task = _Task(lambda: self._send(plan)) if plan.pack else None
+        if task is not None:
+            task.start()
+        try:
+            runtimes, baked = self._build_runtime(plan)
+            packed = task.result() if task is not None else None
+        finally:
+            self._stop.set()
+            if task is not None:
+                task.join()
+        with self._phase("compose"):
+            if packed is not None:
+                layers, content, key = packed.sent.layers, packed.content, packed.key
+            else:
+                layers = present.checkpoint or ()
+                content = inputs.checkpoint.digest if inputs.checkpoint else None
+                key = inputs.checkpoint.key if inputs.checkpoint else None
+            inside = inputs.project.checkpoint is not None and inputs.project.checkpoint.placement == "layer"
+            if inside and any(runtime.placeholder is None for runtime in runtimes.values()):
+                raise _CannotCompose("what BuildKit built has no placeholder layer (is the COPY line's stage built?)")
+            finished = assemble(inputs, runtimes, layers if inside else (), content, key)
+            unchanged = not plan.platforms_to_build and not plan.pack and not plan.tags_to_move
+            published = (
+                Published(finished.digest, 0)
+                if unchanged
+                else self.destination.publish(
+                    finished, self.tags, present, packed.packer if packed else None, self.listener
+                )
+            )
+        return self._result(plan, finished, published, baked, packed)
+
+    def _build_runtime(self, plan: Plan) -> tuple[dict[str, Runtime], BakeResult | None]:
+        runtimes = {p: plan.present.runtimes[p] for p in plan.inputs.platforms if p not in plan.platforms_to_build}
+        if not plan.platforms_to_build:
+            return runtimes, None
+        with self._phase("build"), tempfile.TemporaryDirectory(prefix="layerkit-") as folder:
+            placeholder = Path(folder, "placeholder")
+            placeholder.mkdir()
+            (placeholder / bake.PLACEHOLDER_NAME).write_bytes(bake.PLACEHOLDER)
+            stage = _stage(plan.inputs, Path(folder, "context"))
+            targets = []
+            for number, platform in enumerate(plan.platforms_to_build):
+                output = self.destination.output(plan.inputs.runtime_key(platform))
+                targets.append(
+                    self._target(plan.inputs, f"runtime-{number}", platform, stage, str(placeholder), output)
+                )
+            result = self._bake(targets)
+            for number, platform in enumerate(plan.platforms_to_build):
+                key = plan.inputs.runtime_key(platform)
+                runtimes[platform] = self.destination.built(platform, key, result, f"runtime-{number}")
+        return runtimes, result
+
+    def _bake(self, targets: Sequence[bake.Target]) -> BakeResult:
+        root = self.project.root.absolute()
+        return self.engine.bake(bake.definition(targets, root), listener=self.listener, cwd=root)
+
+    def _target(
+        self, inputs: Inputs, name: str, platform: str, stage: Path, checkpoint: str, output: Output
+    ) -> bake.Target:
+        project = inputs.project
+        contexts = {bake.CHECKPOINT_CONTEXT: checkpoint} if checkpoint else {}
+        if inputs.wheels:
+            contexts[bake.WHEELS_CONTEXT] = str((project.root / project.dependencies.wheels).absolute())
+        contexts |= _pins(inputs)
+        args = dict(project.builder.args)
+        if inputs.source_date_epoch is not None:
+            args["SOURCE_DATE_EPOCH"] = str(inputs.source_date_epoch)
+        cache_to, cache_from = self._caches()
+        return bake.Target(
+            name,
+            stage,
+            str(stage.parent / "Dockerfile"),
+            platform,
+            stage=project.image.target,
+            contexts=contexts,
+            secrets={**project.builder.secrets, **project.dependencies.secrets},
+            args=args,
+            ssh=project.builder.ssh,
+            network=project.builder.network,
+            tags=output.names,
+            outputs=output.outputs,
+            cache_to=cache_to,
+            cache_from=cache_from,
+            attest=project.builder.attest if self.destination.kind == "registry" else (),
+            no_cache=self.request.no_cache,
+            pull=self.request.pull,
+        )
+
+    def _caches(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """buildx cache-to and cache-from entries. By default the cache lives beside the image, once it is pushed."""
+        cache = self.project.cache
+        default = f"{self.destination.name}:buildcache" if not cache.repository else f"{cache.repository}:buildcache"
+        pushed = self.destination.kind == "registry"
+        to, from_ = cache.to, cache.from_
+        if to is None:
+            ignore = "" if self.request.strict_cache else ",ignore-error=true"
+            entry = f"type=registry,ref={default},mode=max,image-manifest=true,oci-mediatypes=true{ignore}"
+            to = (entry,) if pushed and self._can_cache() else ()
+        if from_ is None:
+            from_ = (f"type=registry,ref={default}",) if pushed else ()
+        return tuple(to), tuple(from_)
+
+    def _can_cache(self) -> bool:
+        if self.engine.abilities.registry_cache:
+            return True
+        self.listener(
+            Note(
+                "this builder cannot export its cache to a registry; switch Docker to the containerd image store,"
+                " or create a builder: docker buildx create --use",
+                "warning",
+            )
+        )
+        return False
+
+    def _send(self, plan: Plan) -> _Packed:
+        checkpoint = plan.inputs.checkpoint
+        assert checkpoint is not None
+        with self._phase("checkpoint"):
+            count = _Count()
+            packer = Packer(arrange(checkpoint.files, checkpoint.ownership), count.add).start()
+            try:
+                sent = self.destination.send(packer, self.listener, self._stop.is_set)
+                digests = packer.file_digests()
+            finally:
+                packer.stop()
+            for file in checkpoint.files:
+                self.state.remember_file(file.source, file.identity, digests[file.path])
+            key, content = checkpoint_key(digests, checkpoint.ownership), content_digest(digests)
+            kept = self.destination.keep_checkpoint(sent.layers, key, content, checkpoint.ownership, packer)
+            return _Packed(packer, replace(sent, uploaded=sent.uploaded + kept), key, content, count.value)
+
+    def _build_whole(self, plan: Plan) -> Result:
+        """BuildKit builds the same Dockerfile with the real checkpoint, and delivers the image itself."""
+        inputs = plan.inputs
+        with self._phase("build"), tempfile.TemporaryDirectory(prefix="layerkit-") as folder:
+            context = Path(folder, "checkpoint")
+            placed = inputs.project.checkpoint is not None and inputs.project.checkpoint.placement == "layer"
+            if placed and inputs.checkpoint is not None:
+                _link_checkpoint(inputs, context)
+            stage = _stage(inputs, Path(folder, "context"))
+            platform = ",".join(inputs.platforms)
+            target = self._target(
+                inputs, "image", platform, stage, str(context) if placed else "", self.destination.finished(self.tags)
+            )
+            result = self._bake([target])
+        metadata = result.metadata.get("image", {})
+        digest = Digest.parse(str(metadata.get("containerimage.digest", "")))
+        return Result(
+            f"{self.destination.name}@{digest}",
+            digest,
+            self.tags,
+            "buildkit",
+            (),
+            tuple(role for role in ROLES if role in {layer.role for layer in plan.layers if layer.action != "reused"}),
+            True,
+            result.bytes_sent,
+            inputs.checkpoint.size if placed and inputs.checkpoint else 0,
+            0,
+            0,
+            0,
+            self._seconds(),
+            plan.why,
+        )
+
+    def _seconds(self) -> dict[str, float]:
+        phases = {name: self.seconds.get(name, 0.0) for name in ("plan", "build", "checkpoint", "compose")}
+        return phases | {"total": time.monotonic() - self._begun}
+
+    def _result(
+        self, plan: Plan, finished: Assembled, published: Published, baked: BakeResult | None, packed: _Packed | None
+    ) -> Result:
+        layers: list[LayerResult] = []
+        before = plan.present.blobs
+        uploaded = published.uploaded + (packed.sent.uploaded if packed else 0)
+        reused = 0
+        several = len(finished.images) > 1
+        counted: set[Digest] = set()
+        for platform, image in finished.images.items():
+            for descriptor, diff_id, role in zip(
+                image.manifest.layers, image.config.diff_ids, finished.roles[platform], strict=True
+            ):
+                fresh = descriptor.digest not in before
+                if role == "checkpoint":
+                    fresh = packed is not None and descriptor.digest in packed.sent.new
+                    action = "packed" if fresh else "reused"
+                else:
+                    action = "built" if fresh and baked is not None else "reused"
+                    if action == "built" and descriptor.digest not in counted and self.destination.kind == "registry":
+                        uploaded += descriptor.size
+                if action == "reused" and descriptor.digest not in counted:
+                    reused += descriptor.size
+                counted.add(descriptor.digest)
+                layers.append(
+                    LayerResult(
+                        role,
+                        descriptor.digest,
+                        diff_id,
+                        descriptor.media_type,
+                        descriptor.size,
+                        action,
+                        platform if several else "",
+                    )
+                )
+        new = {layer.role for layer in layers if layer.action != "reused"}
+        return Result(
+            f"{self.destination.name}@{published.digest}",
+            published.digest,
+            self.tags,
+            "compose",
+            tuple(layers),
+            tuple(role for role in ROLES if role in new),
+            baked is not None,
+            baked.bytes_sent if baked else 0,
+            packed.read if packed else 0,
+            uploaded,
+            reused,
+            packed.sent.dropped if packed else 0,
+            self._seconds(),
+            plan.why,
+        )
+
+
+class _CannotCompose(LayerkitError):
+    """What BuildKit built cannot be composed with."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    packer: Packer
+    sent: Sent
+    key: str
+    content: Digest
+    read: int
+
+
+class _Count:
+    """Bytes, added up by one thread and read by another."""
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def add(self, count: int) -> None:
+        self.value += count
+
+
+class _Task:
+    """One piece of work in a thread that does not keep the process alive."""
+
+    def __init__(self, work: Callable[[], _Packed]) -> None:
+        self._work = work
+        self._value: _Packed | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="layerkit-checkpoint", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._value = self._work()
+        except BaseException as error:  # noqa: BLE001 - raised again where the result is asked for
+            self._error = error
+
+    def result(self) -> _Packed:
+        # In short waits: a join without limit does not let Ctrl-C through on every platform.
+        while self._thread.is_alive():
+            self._thread.join(0.1)
+        if self._error is not None:
+            raise self._error
+        assert self._value is not None
+        return self._value
+
+    def join(self) -> None:
+        self._thread.join(1.0)
+        if self._error is not None and not isinstance(self._error, Stopped | LayerkitError):
+            raise self._error
+
+
+def _named(project: Project, tags: Sequence[str]) -> tuple[Project, tuple[str, ...]]:
+    """The project under the repository that the tags name, and the tags alone."""
+    short: list[str] = []
+    names: set[str] = set()
+    for tag in tags or ("latest",):
+        if "/" in tag or ":" in tag:
+            reference = Reference.parse(tag).or_latest()
+            if not reference.tag:
+                raise ConfigurationError(f"-t {tag}: a tag cannot be a digest")
+            names.add(tag.rpartition(":")[0] if tag.endswith(f":{reference.tag}") else tag)
+            short.append(reference.tag)
+        else:
+            short.append(Reference.parse(project.image.name).with_tag(tag).tag)
+    if len(names) > 1 or (names and len(short) > len(tags)):
+        raise ConfigurationError(
+            f"the tags name {len(names)} repositories: {', '.join(sorted(names))}", hint="one build, one repository"
+        )
+    if any(tag.startswith(("runtime-", "checkpoint-")) or tag == "buildcache" for tag in short):
+        raise ConfigurationError("tags runtime-*, checkpoint-* and buildcache are layerkit's own", hint="take another")
+    if names:
+        project = replace(project, image=replace(project.image, name=names.pop()))
+    return project, tuple(dict.fromkeys(short))
+
+
+def _stage(inputs: Inputs, folder: Path) -> Path:
+    """The build context as files, and the Dockerfile beside it."""
+    folder.mkdir()
+    materialise(inputs.files, folder)
+    (folder.parent / "Dockerfile").write_text(inputs.dockerfile, encoding="utf-8")
+    return folder
+
+
+def _pins(inputs: Inputs) -> dict[str, str]:
+    """Named contexts that hold every base image to the digest that its key was made of."""
+    pins = {}
+    for text, base in inputs.bases.items():
+        reference = Reference.parse(text)
+        if base.digest is not None and base.digest.algorithm == "sha256" and not reference.digest:
+            pins[text] = f"docker-image://{reference.name}:{reference.or_latest().tag}@{base.digest}"
+    return pins
+
+
+def _link_checkpoint(inputs: Inputs, folder: Path) -> None:
+    """The checkpoint's files alone in a folder, for BuildKit to read: linked where that is possible, else copied."""
+    import os
+    import shutil
+
+    assert inputs.checkpoint is not None
+    for file in inputs.checkpoint.files:
+        place = folder / file.path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(file.source, place)
+        except OSError:
+            shutil.copyfile(file.source, place)
+
+
+def bake_definition(project: Project, *, tags: Sequence[str] = (), settings: Settings | None = None) -> dict[str, Any]:
+    """The bake definition of the whole image, for ``docker buildx bake -f -``: what BuildKit gets where composing
+    is not possible. Paths are absolute; the checkpoint's named context is the folder that it is in."""
+    request = Request(tags, push=True)
+    with Session(project, request, settings or Settings.from_environment()) as session:
+        inputs = session.inputs()
+        context = ""
+        if inputs.checkpoint is not None:
+            start = Path(project.root, project.checkpoint.path if project.checkpoint else "").absolute()
+            context = str(start if start.is_dir() else start.parent)
+        root = project.root.absolute()
+        names = tuple(f"{session.project.image.name}:{tag}" for tag in session.tags)
+        targets = [
+            replace(
+                session._target(inputs, "image", ",".join(session.platforms), root, context, Output(names, ())),
+                dockerfile=inputs.dockerfile,
+                inline=True,
+                cache_to=(),
+            )
+        ]
+        return bake.definition(targets, root)

@@ -1,0 +1,253 @@
+"""Every decision of a build, made in one place before anything is done. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .assemble import PREFIX, Assembled, Runtime, assemble
+from .checkpoint.pack import arrange
+from .fingerprint import Inputs
+from .oci import Digest, Image, Layer
+
+__all__ = ["ROLES", "Action", "LayerPlan", "Plan", "Present", "plan"]
+
+ROLES = ("base", "dependencies", "checkpoint", "code")
+Action = Literal["reused", "built", "packed", "mounted"]
+Way = Literal["compose", "buildkit"]
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """What the destination holds already.
+
+    Attributes:
+        runtimes: platform -> the runtime image under its key.
+        checkpoint: the layers under the checkpoint's key; None where there are none, or the key is not known yet.
+        tags: each asked tag -> digest of what it names now.
+        previous: platform -> the image to compare with: what the tag names now, or the last one built here.
+        blobs: digests of layers that are known to be there.
+    """
+
+    runtimes: Mapping[str, Runtime] = field(default_factory=dict)
+    checkpoint: tuple[Layer, ...] | None = None
+    tags: Mapping[str, Digest | None] = field(default_factory=dict)
+    previous: Mapping[str, Image] = field(default_factory=dict)
+    blobs: frozenset[Digest] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPlan:
+    """What will happen to the layers of one role.
+
+    ``bytes_to_builder`` and ``bytes_to_upload`` are at most these; None where only the build will tell.
+    """
+
+    role: str
+    action: Action
+    reason: str
+    bytes_to_builder: int | None = 0
+    bytes_to_upload: int | None = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "role": self.role,
+            "action": self.action,
+            "reason": self.reason,
+            "bytes_to_builder": self.bytes_to_builder,
+            "bytes_to_upload": self.bytes_to_upload,
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a build will do; ``layerkit build`` does this and nothing else.
+
+    Attributes:
+        destination: registry, docker or oci, and where: as in ``registry ghcr.io/acme/resnet``.
+        tags: that will name the image.
+        way: compose, or buildkit where composing is not possible or not wanted; ``why`` says why.
+        platforms_to_build: those for which BuildKit runs.
+        pack: the checkpoint is read, hashed and sent.
+        layers: one entry a role that the image has.
+        assembled: the finished image, when all of it is known already.
+        tags_to_move: those that do not name it yet.
+    """
+
+    destination: str
+    tags: tuple[str, ...]
+    way: Way
+    why: str
+    platforms_to_build: tuple[str, ...]
+    pack: bool
+    layers: tuple[LayerPlan, ...]
+    inputs: Inputs = field(repr=False)
+    present: Present = field(repr=False)
+    assembled: Assembled | None = field(default=None, repr=False)
+    tags_to_move: tuple[str, ...] = ()
+
+    @property
+    def changes(self) -> bool:
+        """Something at the destination will be different afterwards."""
+        return bool(self.platforms_to_build or self.pack or self.tags_to_move or self.way == "buildkit")
+
+    @property
+    def digest(self) -> Digest | None:
+        """Of the finished image, when it is known already."""
+        return self.assembled.digest if self.assembled else None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema_version": 1,
+            "destination": self.destination,
+            "tags": list(self.tags),
+            "way": self.way,
+            "why": self.why,
+            "changes": self.changes,
+            "digest": str(self.digest) if self.digest else None,
+            "platforms": list(self.inputs.platforms),
+            "runs_builder_for": list(self.platforms_to_build),
+            "layers": [layer.to_json() for layer in self.layers],
+            "tags_to_move": list(self.tags_to_move),
+        }
+
+
+def plan(
+    inputs: Inputs,
+    present: Present,
+    *,
+    destination: str,
+    tags: Sequence[str],
+    way: Way = "compose",
+    why: str = "",
+    no_cache: bool = False,
+) -> Plan:
+    """Decide what to do.
+
+    Args:
+        inputs: what goes in.
+        present: what is there.
+        destination: for people.
+        tags: to give.
+        way: "buildkit" where BuildKit must build the whole image, *why* in words.
+        no_cache: build the runtime image also where its key is there.
+    """
+    to_build = tuple(p for p in inputs.platforms if no_cache or way == "buildkit" or p not in present.runtimes)
+    checkpoint, wanted = inputs.checkpoint, inputs.project.checkpoint
+    has_layers = checkpoint is not None and wanted is not None and wanted.placement != "volume"
+    pack = has_layers and way == "compose" and present.checkpoint is None
+    assembled = None
+    if not to_build and not pack and way == "compose":
+        inside = wanted is not None and wanted.placement == "layer"
+        assembled = assemble(
+            inputs,
+            present.runtimes,
+            (present.checkpoint or ()) if inside else (),
+            checkpoint.digest if checkpoint else None,
+            checkpoint.key if checkpoint else None,
+        )
+    move = tuple(tag for tag in tags if assembled is None or present.tags.get(tag) != assembled.digest)
+    return Plan(
+        destination,
+        tuple(tags),
+        way,
+        why,
+        to_build,
+        pack,
+        _layers(inputs, present, to_build, pack, way),
+        inputs,
+        present,
+        assembled,
+        move,
+    )
+
+
+def _layers(inputs: Inputs, present: Present, to_build: Sequence[str], pack: bool, way: Way) -> tuple[LayerPlan, ...]:
+    before = _summary(present.previous)
+    now = inputs.summary
+    changes = {role: _differences(before.get(role, {}), now[role]) for role in now} if before else {}
+    instructions = changes.get("instructions", "")
+    if instructions and any(changes.get(role) for role in ("base", "dependencies", "code")):
+        instructions = ""  # a changed requirement changes the generated Dockerfile too; the first reason is the better
+    planned = []
+    below = ""
+    for role in ROLES:
+        if role == "checkpoint":
+            planned += _checkpoint(inputs, present, pack, way)
+            continue
+        if role == "dependencies" and not (now["dependencies"] or inputs.project.image.dockerfile or _installs(inputs)):
+            continue
+        if role == "code" and not now["code"]:
+            continue
+        sent = sum(f.size for f in inputs.files if (f.path in inputs.dependency_files) == (role == "dependencies"))
+        sent = 0 if role == "base" else sent
+        if not to_build:
+            planned.append(LayerPlan(role, "reused", "nothing in it changed"))
+        elif not before:
+            reason = "no earlier image to take it from" if role != "base" else "pulled by the builder if it lacks it"
+            planned.append(LayerPlan(role, "reused" if role == "base" else "built", reason, sent, None))
+        elif changes.get(role):
+            planned.append(LayerPlan(role, "built", changes[role], sent, None))
+        elif role == "dependencies" and (below or instructions):
+            planned.append(LayerPlan(role, "built", below or instructions, sent, None))
+        else:
+            planned.append(LayerPlan(role, "reused", "nothing in it changed", sent))
+        if role == "base" and changes.get("base"):
+            below = f"the base under it changed: {changes['base']}"
+    return tuple(planned)
+
+
+def _installs(inputs: Inputs) -> bool:
+    return bool(inputs.project.dependencies.apt)
+
+
+def _checkpoint(inputs: Inputs, present: Present, pack: bool, way: Way) -> list[LayerPlan]:
+    checkpoint, wanted = inputs.checkpoint, inputs.project.checkpoint
+    if checkpoint is None or wanted is None:
+        return []
+    if wanted.placement == "volume":
+        return [LayerPlan("checkpoint", "mounted", "placement = 'volume': mounted at run time, not in the image")]
+    if way == "buildkit":
+        return [LayerPlan("checkpoint", "built", "BuildKit copies it", checkpoint.size, None)]
+    if not pack:
+        action: Action = "mounted" if wanted.placement == "artifact" else "reused"
+        assert checkpoint.key is not None
+        return [LayerPlan("checkpoint", action, f"its layers are there as checkpoint-{checkpoint.key[:12]}")]
+    size = sum(blueprint.size for blueprint in arrange(checkpoint.files, checkpoint.ownership))
+    before = _labels(present.previous).get(PREFIX + "checkpoint.digest", "")
+    if not checkpoint.known:
+        unknown = [file.path for file in checkpoint.files if file.path not in checkpoint.digests]
+        names = ", ".join(unknown[:3]) + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else "")
+        reason = f"{names} not hashed yet: sent while it is, dropped if it turns out to be there"
+    elif before and checkpoint.digest is not None and before != str(checkpoint.digest):
+        reason = f"weights changed: {before.removeprefix('sha256:')[:12]} → {checkpoint.digest.short}"
+    else:
+        reason = "its layers are not at the destination"
+    return [LayerPlan("checkpoint", "packed", reason, 0, size)]
+
+
+def _labels(previous: Mapping[str, Image]) -> Mapping[str, str]:
+    image = next(iter(previous.values()), None)
+    return image.config.labels if image else {}
+
+
+def _summary(previous: Mapping[str, Image]) -> dict[str, dict[str, str]]:
+    image = next(iter(previous.values()), None)
+    text = image.manifest.annotations.get(PREFIX + "inputs", "") if image else ""
+    try:
+        found = json.loads(text) if text else {}
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {str(role): dict(items) for role, items in found.items() if isinstance(items, dict)}
+
+
+def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """One sentence on what is different, "" where nothing is."""
+    said = [f"{name} {before[name]} → {now[name]}" for name in now if name in before and before[name] != now[name]]
+    said += [f"{name} added" for name in now if name not in before]
+    said += [f"{name} removed" for name in before if name not in now]
+    return "; ".join(said[:3]) + (f"; and {len(said) - 3} more" if len(said) > 3 else "")

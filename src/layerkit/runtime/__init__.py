@@ -1,0 +1,27 @@
+"""What BuildKit builds: base, dependencies and code, and the place where the checkpoint goes."""
+
+from .context import ContextFile, find_files, find_includes, materialise, read_requirements
+from .dockerfile import CHECKPOINT_TARGET, DEFAULT_EXCLUDES, generate, ignore_file
+from .dockerignore import Matcher
+from .instructions import CheckpointCopy, Instruction, base_images, find_checkpoint_copy, instructions
+from .requirements import Entry, Requirements
+
+__all__ = [
+    "CHECKPOINT_TARGET",
+    "DEFAULT_EXCLUDES",
+    "CheckpointCopy",
+    "ContextFile",
+    "Entry",
+    "Instruction",
+    "Matcher",
+    "Requirements",
+    "base_images",
+    "find_checkpoint_copy",
+    "find_files",
+    "find_includes",
+    "generate",
+    "ignore_file",
+    "instructions",
+    "materialise",
+    "read_requirements",
+]

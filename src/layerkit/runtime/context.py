@@ -1,0 +1,403 @@
+"""The files that go to the builder: which they are, and a folder that holds them and nothing else.
+
+The checkpoint is never among them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import posixpath
+import shutil
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ConfigurationError
+from ..project import Project
+from .dockerfile import DEFAULT_EXCLUDES, has_wildcard
+from .dockerignore import Matcher, Pattern
+from .requirements import Requirements, parse
+
+__all__ = ["ContextFile", "find_files", "find_includes", "materialise", "read_requirements"]
+
+_MAX_REQUIREMENTS = 16 * 1024 * 1024  # bytes
+_EXECUTABLE, _PLAIN, _FOLDER = 0o755, 0o644, 0o755
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class ContextFile:
+    """One file of the build context.
+
+    Attributes:
+        path: relative to the context, with ``/``.
+        source: where its content is.
+        size: bytes; 0 for a link.
+        mode: 0o755 where its owner may execute it, else 0o644: what the umask of a checkout left does not count.
+        link: where a symbolic link points, as it is written into the context; "" for a file.
+    """
+
+    path: str
+    source: Path
+    size: int
+    mode: int
+    link: str = ""
+
+
+# ------------------------------------------------------------------------------------------------------ requirements
+
+
+def read_requirements(project: Project) -> Requirements | None:
+    """What ``dependencies.requirements`` and the files that it includes say; None where there is none.
+
+    Raises:
+        ConfigurationError: a file is missing, unreadable or outside the project folder, or a line is no requirement.
+    """
+    name = project.dependencies.requirements
+    if not name:
+        return None
+
+    def read(path: str) -> str:
+        file = project.root / path
+        _inside(file, path, project.root, "dependencies.requirements")
+        try:
+            _regular(file.stat(), path)
+            with file.open("rb") as stream:
+                raw = stream.read(_MAX_REQUIREMENTS + 1)
+        except FileNotFoundError:
+            raise ConfigurationError(
+                f"dependencies.requirements: no file {path!r} in {str(project.root)!r}",
+                hint=_near(project.root, path) or "write one, or leave dependencies.requirements out",
+            ) from None
+        except OSError as error:
+            raise ConfigurationError(f"dependencies.requirements: {path}: {error.strerror}") from None
+        if len(raw) > _MAX_REQUIREMENTS:
+            raise ConfigurationError(f"dependencies.requirements: {path}: over {_MAX_REQUIREMENTS} bytes")
+        try:
+            return raw.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ConfigurationError(f"dependencies.requirements: {path}: not UTF-8 at byte {error.start}") from None
+
+    return parse(name, read)
+
+
+# ------------------------------------------------------------------------------------------------------------- files
+
+
+def find_files(project: Project) -> tuple[ContextFile, ...]:
+    """Exactly what is sent to the builder, sorted by path.
+
+    For a generated Dockerfile: the requirements files, and ``code.include`` without ``code.exclude``,
+    ``.dockerignore``, the wheel folder and ``DEFAULT_EXCLUDES``. For one's own: the project folder without what
+    ``<Dockerfile>.dockerignore``, or else ``.dockerignore``, excludes. In both cases without the checkpoint.
+
+    Raises:
+        ConfigurationError: an include matches nothing or leaves the folder, a requirements file is missing, something
+            is neither file nor folder nor link, or a pattern is none.
+    """
+    if project.image.dockerfile:
+        walk = _Walk(project.root, [_own_ignore(project)], _checkpoint(project), own=True)
+        files = {file.path: file for file in walk.below("")}
+        return tuple(sorted(files.values(), key=lambda file: file.path))
+    files = {}
+    for path in _requirements_files(project):
+        files[path] = _file(path, project.root / path)
+    walk = _code_walk(project)
+    for entry in project.code.include:
+        for path in _matches(project, walk, entry):
+            for file in walk.of(path):
+                files.setdefault(file.path, file)
+    return tuple(sorted(files.values(), key=lambda file: file.path))
+
+
+def find_includes(project: Project) -> dict[str, tuple[str, ...]]:
+    """Entry of ``code.include`` -> the paths that it matches, a folder with a ``/`` at its end: for ``generate``.
+
+    Raises:
+        ConfigurationError: as ``find_files``.
+    """
+    walk = _code_walk(project)
+    return {
+        entry: tuple(
+            path + "/" if (project.root / path).is_dir() and path != "." else path
+            for path in _matches(project, walk, entry)
+        )
+        for entry in project.code.include
+    }
+
+
+def _requirements_files(project: Project) -> tuple[str, ...]:
+    requirements = read_requirements(project)
+    return requirements.files if requirements is not None else ()
+
+
+def _code_walk(project: Project) -> _Walk:
+    matchers = [Matcher(DEFAULT_EXCLUDES), Matcher(project.code.exclude), _ignore(project.root / ".dockerignore")]
+    without = _checkpoint(project)
+    if project.dependencies.wheels and not posixpath.isabs(project.dependencies.wheels):
+        without.add(posixpath.normpath(project.dependencies.wheels))
+    return _Walk(project.root, matchers, without, own=False)
+
+
+def _ignore(path: Path) -> Matcher:
+    try:
+        text = path.read_text(encoding="utf-8", errors="surrogateescape") if path.is_file() else ""
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        return Matcher.of(text)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}", hint=error.hint) from None
+
+
+def _own_ignore(project: Project) -> Matcher:
+    """The one beside the Dockerfile comes first (Docker, "Build context": "Filename and location")."""
+    beside = project.root / f"{project.image.dockerfile}.dockerignore"
+    return _ignore(beside if beside.is_file() else project.root / ".dockerignore")
+
+
+def _checkpoint(project: Project) -> set[str]:
+    """Paths, relative to the project folder, of the checkpoint's own files and folders."""
+    if project.checkpoint is None:
+        return set()
+    path, root = project.checkpoint.path, project.root.absolute()
+    found = [root / path]
+    if has_wildcard(path) and not found[0].exists():
+        below = Path(path)
+        found = list(Path(below.anchor or root).glob(str(below.relative_to(below.anchor) if below.anchor else below)))
+    result = set()
+    for place in found:
+        for spelled in (Path(os.path.normpath(place)), place.resolve()):
+            for top in (root, root.resolve()):
+                if spelled.is_relative_to(top) and spelled != top:
+                    result.add(spelled.relative_to(top).as_posix())
+    return result
+
+
+def _matches(project: Project, walk: _Walk, entry: str) -> tuple[str, ...]:
+    """The paths that an entry of ``code.include`` stands for; what is below a matched folder is not listed again."""
+    path = posixpath.normpath(entry)
+    file = project.root / path
+    if not has_wildcard(path) or os.path.lexists(file):
+        _inside(file, path, project.root, "code.include")
+        if not os.path.lexists(file):
+            raise ConfigurationError(
+                f"code.include: no {entry!r} in {str(project.root)!r}", hint=_near(project.root, path)
+            )
+        matched: tuple[str, ...] = (path,)
+    else:
+        matched = tuple(walk.matching(Pattern.parse(path)))
+        for match in matched:
+            _inside(project.root / match, match, project.root, "code.include")
+        if not matched:
+            raise ConfigurationError(
+                f"code.include: {entry!r} matches nothing in {str(project.root)!r}",
+                hint=_near(project.root, path) or "** stands for any number of folders",
+            )
+    if not any(True for match in matched for _ in walk.of(match)):
+        raise ConfigurationError(
+            f"code.include: nothing is left of {entry!r}",
+            hint="it is empty, or code.exclude, .dockerignore or a default (.git, .venv, *.pyc) leaves all of it out",
+        )
+    return matched
+
+
+def _near(root: Path, path: str) -> str:
+    """ "did you mean" with what is beside *path*, or beside the first of its folders that is missing."""
+    folder = root
+    for part in Path(path).parts:
+        try:
+            names = sorted(entry.name for entry in folder.iterdir())
+        except OSError:
+            return ""
+        if part in names:
+            folder = folder / part
+            continue
+        near = difflib.get_close_matches(part, names, n=1, cutoff=0.6)
+        return f"did you mean {(folder / near[0]).relative_to(root).as_posix()!r}?" if near else ""
+    return ""
+
+
+def _inside(file: Path, path: str, root: Path, where: str) -> None:
+    if not file.resolve().is_relative_to(root.resolve()):
+        raise ConfigurationError(
+            f"{where}: {path!r} leads out of the project folder, to {str(file.resolve())!r}",
+            hint="copy it into the project: the builder is given this folder only",
+        )
+
+
+def _regular(status: os.stat_result, path: str) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigurationError(
+            f"{path}: is no file, folder or link but a {_kind(status.st_mode)}",
+            hint="remove it, or name it in .dockerignore",
+        )
+
+
+def _kind(mode: int) -> str:
+    names = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFBLK: "device", stat.S_IFCHR: "device"}
+    return names.get(stat.S_IFMT(mode), "folder" if stat.S_ISDIR(mode) else "special file")
+
+
+def _file(path: str, source: Path) -> ContextFile:
+    """A file, links followed."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise ConfigurationError(f"{path!a}: its name is not UTF-8", hint="rename it") from None
+    try:
+        status = source.stat()
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}") from None
+    _regular(status, path)
+    return ContextFile(path, source, status.st_size, _EXECUTABLE if status.st_mode & stat.S_IXUSR else _PLAIN)
+
+
+class _Walk:
+    """Reads folders, and leaves out what the matchers exclude and what *without* names."""
+
+    def __init__(self, root: Path, matchers: Sequence[Matcher], without: set[str], *, own: bool) -> None:
+        self.root = root
+        self.matchers = [matcher for matcher in matchers if matcher.patterns]
+        self.without = frozenset(without)
+        self.own = own  # with one's own Dockerfile links are sent as they are, as buildx does
+        self._top = root.resolve()
+
+    def out(self, path: str) -> bool:
+        return self._checkpoint(path) or any(matcher.excludes(path) for matcher in self.matchers)
+
+    def _checkpoint(self, path: str) -> bool:
+        if not self.without:
+            return False
+        while path:
+            if path in self.without:
+                return True
+            path = path.rpartition("/")[0]
+        return False
+
+    def closed(self, folder: str) -> bool:
+        """Nothing below *folder* can be let in."""
+        return folder in self.without or any(matcher.prunes(folder) for matcher in self.matchers)
+
+    def of(self, path: str) -> Iterator[ContextFile]:
+        """The files of one path that is included: itself, or all below it. A link is followed there, as COPY does."""
+        if path == ".":
+            yield from self.below("")
+        elif (self.root / path).is_dir():
+            if not self.closed(path):
+                yield from self.below(path)
+        elif not self.out(path):
+            yield _file(path, self.root / path)
+
+    def below(self, folder: str) -> Iterator[ContextFile]:
+        return (file for _, file in self._walk(folder, lambda path, entry: None) if file is not None)
+
+    def matching(self, pattern: Pattern) -> Iterator[str]:
+        """Paths of files and folders that *pattern* matches, not excluded; nothing below a folder that matches."""
+        start = pattern.literal if (self.root / pattern.literal).is_dir() else ""
+
+        def stop(path: str, entry: os.DirEntry[str]) -> str | None:
+            return path if pattern.match(path) and not self.out(path) else None
+
+        return (path for path, _ in self._walk(start, stop, files=False) if path is not None)
+
+    def _walk(
+        self,
+        folder: str,
+        stop: Callable[[str, os.DirEntry[str]], str | None],
+        *,
+        files: bool = True,
+    ) -> Iterator[tuple[str | None, ContextFile | None]]:
+        """(what *stop* found, None) or (None, a file) below *folder*, in the order of names."""
+        try:
+            with os.scandir(self.root / folder) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            raise ConfigurationError(f"{folder or '.'}: cannot be read: {error.strerror}") from None
+        for entry in found:
+            path = f"{folder}/{entry.name}" if folder else entry.name
+            match = stop(path, entry)
+            if match is not None:
+                yield match, None
+            elif entry.is_dir(follow_symlinks=False):
+                if not self.closed(path):
+                    yield from self._walk(path, stop, files=files)
+            elif files and not self.out(path):
+                yield None, self._entry(path, entry)
+
+    def _entry(self, path: str, entry: os.DirEntry[str]) -> ContextFile:
+        source = self.root / path
+        if not entry.is_symlink():
+            return _file(path, source)
+        link = str(source.readlink())
+        if not self.own:
+            inside = source.resolve()
+            if not inside.is_relative_to(self._top):
+                raise ConfigurationError(
+                    f"code.include: {path!r} is a link that leads out of the project folder, to {link!r}",
+                    hint="copy the file into the project, or leave the link out with code.exclude",
+                )
+            if posixpath.isabs(link):  # would point to nothing in the image
+                link = os.path.relpath(inside, source.parent.resolve())
+        try:
+            (path + link).encode()
+        except UnicodeEncodeError:
+            raise ConfigurationError(f"{path!a}: its name or target is not UTF-8", hint="rename it") from None
+        return ContextFile(path, source, 0, 0o777, link)
+
+
+# ------------------------------------------------------------------------------------------------------- the folder
+
+
+def materialise(files: Iterable[ContextFile], destination: Path, *, timestamp: int = 0) -> int:
+    """Write *files* into *destination*, so that the same files give the same layers wherever they came from.
+
+    Modes are those of the files, folders have 0755, and everything has one modification time.
+
+    Args:
+        destination: a folder that does not exist, or is empty.
+        timestamp: modification time of everything, in seconds since 1970 (``SOURCE_DATE_EPOCH``).
+
+    Returns:
+        bytes written.
+
+    Raises:
+        ConfigurationError: a file is gone, or has another size than when it was found.
+        OSError: *destination* cannot be written.
+    """
+    destination.mkdir(parents=True, exist_ok=True)
+    folders = {destination}
+    written = 0
+    for file in files:
+        target = destination / file.path
+        missing = []
+        parent = target.parent
+        while parent not in folders:
+            missing.append(parent)
+            folders.add(parent)
+            parent = parent.parent
+        for folder in reversed(missing):
+            folder.mkdir()
+        if file.link:
+            target.symlink_to(file.link)
+            os.utime(target, (timestamp, timestamp), follow_symlinks=False)
+            continue
+        try:
+            source = file.source.open("rb")
+        except OSError as error:
+            raise ConfigurationError(f"{file.path}: {error.strerror}", hint="run the build again") from None
+        with source, target.open("xb") as sink:
+            shutil.copyfileobj(source, sink, 1024 * 1024)
+            size = sink.tell()
+            os.fchmod(sink.fileno(), file.mode)
+        if size != file.size:
+            raise ConfigurationError(
+                f"{file.path}: changed while it was read ({file.size} bytes, then {size})", hint="run the build again"
+            )
+        os.utime(target, (timestamp, timestamp))
+        written += size
+    for folder in folders:
+        folder.chmod(_FOLDER)
+        os.utime(folder, (timestamp, timestamp))
+    return written

@@ -1,0 +1,50 @@
+"""Finding the placeholder's layer in an image that BuildKit built. Pure."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import zlib
+from pathlib import PurePosixPath
+
+from ..oci import Descriptor
+from .bake import PLACEHOLDER, PLACEHOLDER_NAME
+
+__all__ = ["MAX_SIZE", "may_be_placeholder", "placeholder_place"]
+
+MAX_SIZE = 4096  # bytes of the blob; BuildKit's are below 200 as gzip, 3584 as tar
+_MAX_TAR = 64 * 1024  # bytes uncompressed
+
+
+def may_be_placeholder(descriptor: Descriptor) -> bool:
+    """By its size; whether it is one only its content says."""
+    return descriptor.size <= MAX_SIZE
+
+
+def placeholder_place(blob: bytes) -> tuple[str, int, int] | None:
+    """(folder, uid, gid) that a placeholder layer's marker file was put to; None where *blob* is no such layer."""
+    try:
+        raw = _uncompressed(blob)
+        with tarfile.open(fileobj=io.BytesIO(raw), mode="r:") as tar:
+            for member in tar:
+                path = PurePosixPath("/", member.name)
+                if path.name != PLACEHOLDER_NAME or not member.isfile():
+                    continue
+                content = tar.extractfile(member)
+                if content is not None and content.read(len(PLACEHOLDER) + 1) == PLACEHOLDER:
+                    return str(path.parent), member.uid, member.gid
+    except (tarfile.TarError, zlib.error, ValueError, EOFError, OSError):
+        return None
+    return None
+
+
+def _uncompressed(blob: bytes) -> bytes:
+    if blob[:2] == b"\x1f\x8b":
+        return zlib.decompressobj(31).decompress(blob, _MAX_TAR)
+    if blob[:4] == b"\x28\xb5\x2f\xfd":
+        try:
+            import zstandard
+        except ImportError:
+            return b""
+        return bytes(zstandard.ZstdDecompressor().decompress(blob, max_output_size=_MAX_TAR))
+    return blob[:_MAX_TAR]

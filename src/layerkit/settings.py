@@ -1,0 +1,70 @@
+"""What a run takes from its surroundings, read once. The one place that knows names of environment variables."""
+
+from __future__ import annotations
+
+import os
+import platform as host
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .oci import Platform
+
+__all__ = ["Settings", "host_platform"]
+
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm/v7"}
+
+
+def host_platform() -> str:
+    """The platform of images for this machine, as ``linux/amd64``: what is built where none is asked for."""
+    machine = host.machine().lower()
+    return str(Platform.parse(f"linux/{_ARCHITECTURES.get(machine, machine)}"))
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Surroundings of a run.
+
+    Attributes:
+        state_folder: where layerkit keeps what it remembers; None for nowhere.
+        docker_config: the folder of Docker's config.json.
+        builder: buildx builder by name, "" for docker's own choice.
+        environment: for child processes (docker and credential helpers).
+        proxies: scheme -> proxy, with ``no`` for the hosts to leave out.
+        ca_bundle: file of trusted authorities, or None for the machine's.
+        source_date_epoch: seconds since 1970 for timestamps, or None.
+        platform: what is built where the project asks for none.
+    """
+
+    state_folder: Path | None = None
+    docker_config: Path = Path()
+    builder: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    proxies: Mapping[str, str] = field(default_factory=dict, repr=False)
+    ca_bundle: str | None = None
+    source_date_epoch: int | None = None
+    platform: str = "linux/amd64"
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
+        """Settings by the conventions of Docker, the XDG base directories and reproducible-builds.org.
+
+        LAYERKIT_STATE_DIR, else XDG_CACHE_HOME/layerkit, else ~/.cache/layerkit keeps the state; DOCKER_CONFIG,
+        BUILDX_BUILDER, SSL_CERT_FILE, SOURCE_DATE_EPOCH and the proxy variables mean what they mean elsewhere.
+        """
+        given = dict(os.environ if environment is None else environment)
+        home = Path(given.get("HOME") or Path.home())
+        state = given.get("LAYERKIT_STATE_DIR")
+        cache = Path(given.get("XDG_CACHE_HOME") or home / ".cache")
+        epoch = given.get("SOURCE_DATE_EPOCH", "")
+        return cls(
+            state_folder=Path(state) if state else cache / "layerkit",
+            docker_config=Path(given.get("DOCKER_CONFIG") or home / ".docker"),
+            builder=given.get("BUILDX_BUILDER", ""),
+            environment=given,
+            proxies=urllib.request.getproxies() if environment is None else {},
+            ca_bundle=given.get("SSL_CERT_FILE") or None,
+            source_date_epoch=int(epoch) if epoch.isdigit() else None,
+            platform=host_platform(),
+        )
