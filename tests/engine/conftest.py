@@ -1,0 +1,283 @@
+"""A real BuildKit and a real registry (tools/engine up), and small projects to build with them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import layerkit
+from layerkit.oci import Config, Image, Index, Manifest, Reference
+from layerkit.registry import Client, Credentials
+
+ROOT = Path(__file__).parents[2]
+MIB = 1024 * 1024
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything in this folder needs the engine."""
+    for item in items:
+        if Path(__file__).parent in Path(item.path).parents:
+            item.add_marker(pytest.mark.engine)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where the real parts are."""
+
+    registry: str
+    base: str
+
+    def docker(self, *arguments: str, host: str = "", check: bool = True) -> str:
+        """Run docker and give its output."""
+        command = ["docker", *(("--host", host) if host else ()), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0 or not check, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout.strip()
+
+
+@pytest.fixture(scope="session")
+def engine() -> Engine:
+    """The engine of the environment. A missing one is a failure, never a skip."""
+    registry, base = os.environ.get("LAYERKIT_TEST_REGISTRY"), os.environ.get("LAYERKIT_TEST_BASE")
+    if not registry or not base:
+        pytest.fail('no engine: run `make test`, or tools/engine up and eval "$(tools/engine env)"')
+    return Engine(registry, base)
+
+
+@pytest.fixture(scope="session")
+def node() -> Iterator[Callable[[str], str]]:
+    """A further Docker by its image store (containerd or classic): its address. Ended with the session."""
+    started: dict[str, str] = {}
+
+    def start(store: str) -> str:
+        if store not in started:
+            tool = str(ROOT / "tools" / "engine")
+            subprocess.run([tool, "node", "up", "--store", store], check=True, timeout=120)
+            out = subprocess.run(
+                [tool, "node", "env", "--store", store], check=True, capture_output=True, text=True, timeout=60
+            ).stdout
+            started[store] = next(line.split("=", 1)[1] for line in out.splitlines() if "LAYERKIT_TEST_" in line)
+        return started[store]
+
+    yield start
+    for store in started:
+        subprocess.run([str(ROOT / "tools" / "engine"), "node", "down", "--store", store], check=True, timeout=120)
+
+
+def write_wheel(folder: Path, name: str, version: str) -> None:
+    """A pure-Python wheel of one module, whose VERSION says which it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    info = f"{name}-{version}.dist-info"
+    files = {
+        f"{name}.py": f"VERSION = {version!r}\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "".join(f"{path},,\n" for path in files) + f"{info}/RECORD,,\n"
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        for path, text in {**files, f"{info}/RECORD": record}.items():
+            wheel.writestr(zipfile.ZipInfo(path), text)
+
+
+def write_weights(path: Path, seed: int, size: int = 20 * MIB) -> None:
+    """Weights that stand for real ones: bytes without pattern, the same for the same seed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    block = hashlib.sha256(str(seed).encode()).digest()
+    chunks = []
+    for number in range(size // 4096 + 1):
+        chunks.append(hashlib.sha256(block + number.to_bytes(8, "big")).digest() * 128)
+    temporary = path.with_suffix(".new")
+    temporary.write_bytes(b"".join(chunks)[:size])
+    temporary.replace(path)
+
+
+@dataclass
+class Workspace:
+    """A project in a folder, and what a user does with it."""
+
+    root: Path
+    engine: Engine
+    repository: str
+    state: Path
+    last: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> layerkit.Settings:
+        made = layerkit.Settings.from_environment({**os.environ, "LAYERKIT_STATE_DIR": str(self.state)})
+        return made
+
+    def fresh_machine(self) -> None:
+        """Forget everything that this machine knows."""
+        shutil.rmtree(self.state, ignore_errors=True)
+
+    def run(self, *arguments: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+        """The command line, as a user runs it."""
+        done = subprocess.run(
+            [sys.executable, "-m", "layerkit", *arguments],
+            cwd=self.root,
+            env={**os.environ, "LAYERKIT_STATE_DIR": str(self.state), **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=280,
+        )
+        assert done.returncode == 0 or not check, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def build(self, *arguments: str, tag: str = "v1", push: bool = True) -> dict[str, Any]:
+        """``layerkit build --json``: its object."""
+        where = ("--push",) if push else ()
+        self.last = json.loads(self.run("build", "--json", "-t", tag, *where, *arguments).stdout)
+        return self.last
+
+    def plan(self, *arguments: str, tag: str = "v1", push: bool = True) -> dict[str, Any]:
+        where = ("--push",) if push else ()
+        document: dict[str, Any] = json.loads(self.run("plan", "--json", "-t", tag, *where, *arguments).stdout)
+        return document
+
+    def actions(self) -> dict[str, set[str]]:
+        """role -> actions of its layers, of the last build."""
+        found: dict[str, set[str]] = {}
+        for layer in self.last["layers"]:
+            found.setdefault(layer["role"], set()).add(layer["action"])
+        return found
+
+    def digests(self, role: str) -> list[str]:
+        return [layer["digest"] for layer in self.last["layers"] if layer["role"] == role]
+
+    def image(self, tag: str = "v1") -> Image:
+        """What the registry has under *tag*."""
+        client = Client(credentials=Credentials(Path(), {}))
+        try:
+            repository = client.repository(Reference.parse(self.repository))
+            manifest = repository.manifest(tag)
+            if isinstance(manifest, Index):
+                manifest = repository.manifest(manifest.manifests[0].digest)
+            assert isinstance(manifest, Manifest)
+            return Image(manifest, Config.parse(repository.blob(manifest.config)))
+        finally:
+            client.close()
+
+    def python(self, code: str, *, tag: str = "v1", host: str = "") -> str:
+        """Run Python code in a container of the image."""
+        network = ("--network", "none")
+        reference = f"{self.repository}:{tag}"
+        if not host:
+            self.engine.docker("pull", "-q", reference)
+        return self.engine.docker("run", "--rm", *network, reference, "python3", "-c", code, host=host)
+
+
+TOML = """\
+[image]
+name = "{name}"
+base = "{base}"
+command = ["python3", "serve.py"]
+
+[dependencies]
+requirements = "requirements.txt"
+separate = ["heavy"]
+wheels = "wheels"
+
+[code]
+include = ["serve.py", "lib"]
+
+[checkpoint]
+path = "model.pth.tar"
+target = "/app/model/"
+chown = "1000:1000"
+"""
+
+
+@pytest.fixture
+def workspace(engine: Engine, tmp_path: Path) -> Workspace:
+    """A small project of every part: two dependencies (one heavy), code, a checkpoint of 20 MiB."""
+    return make_workspace(engine, tmp_path / "project", tmp_path / "state", f"{engine.registry}/test/{uuid.uuid4().hex[:12]}")
+
+
+def make_workspace(engine: Engine, root: Path, state: Path, repository: str) -> Workspace:
+    root.mkdir()
+    (root / "layerkit.toml").write_text(TOML.format(name=repository, base=engine.base))
+    (root / "requirements.txt").write_text("heavy==1.0\nlight==1.0\n")
+    for name in ("heavy", "light"):
+        for version in ("1.0", "2.0"):
+            write_wheel(root / "wheels", name, version)
+    (root / "serve.py").write_text("import heavy, light, lib\nprint(lib.NAME, heavy.VERSION, light.VERSION)\n")
+    (root / "lib").mkdir()
+    (root / "lib" / "__init__.py").write_text("NAME = 'one'\n")
+    write_weights(root / "model.pth.tar", seed=1)
+    return Workspace(root, engine, repository, state)
+
+
+class CountingProxy:
+    """A TCP proxy in front of the registry: counts what goes in, so that "uploaded" is not our own word for it."""
+
+    def __init__(self, target: str) -> None:
+        host, _, port = target.rpartition(":")
+        self._target = (host, int(port))
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.host = f"127.0.0.1:{self._server.getsockname()[1]}"
+        self.received = 0
+        self._lock = threading.Lock()
+        self._closed = False
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while not self._closed:
+            try:
+                inner, _ = self._server.accept()
+                outer = socket.create_connection(self._target)
+            except OSError:
+                return
+            threading.Thread(target=self._pump, args=(inner, outer, True), daemon=True).start()
+            threading.Thread(target=self._pump, args=(outer, inner, False), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, count: bool) -> None:
+        try:
+            while data := source.recv(1 << 18):
+                if count:
+                    with self._lock:
+                        self.received += len(data)
+                sink.sendall(data)
+        except OSError:
+            pass
+        finally:
+            for end in (source, sink):
+                try:
+                    end.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass
+            source.close()
+
+    def take(self) -> int:
+        """Bytes since the last call."""
+        time.sleep(0.05)
+        with self._lock:
+            count, self.received = self.received, 0
+        return count
+
+    def close(self) -> None:
+        self._closed = True
+        self._server.close()
+
+
+@pytest.fixture
+def proxy(engine: Engine) -> Iterator[CountingProxy]:
+    """The registry by way of a proxy that counts."""
+    made = CountingProxy(engine.registry)
+    yield made
+    made.close()
