@@ -190,6 +190,7 @@ class _Steps:
             flags = [*flags, "--require-hashes", "--no-deps"]  # a locked file lists all that it needs
         return self.run(
             self.piped(self.installer() + " ".join(["", *flags, "-r /dev/stdin"])),
+            *self.tidied(),
             mounts=[*self.cache(), *mounts],
             offline=self.wheels,
         )
@@ -200,6 +201,7 @@ class _Steps:
             flags = [*flags, "--require-hashes"]  # pip does it by itself
         return self.run(
             self.installer() + " ".join(["", *flags, f"-r {self.main_file}"]),
+            *self.tidied(),
             mounts=[*self.cache(), *mounts, *self.files()],
             offline=self.wheels,
         )
@@ -218,6 +220,7 @@ class _Steps:
             flags = [*flags, "--find-links /wheels/separate"]
         commands = [_with(_PIP, " ".join(["pip wheel --wheel-dir /wheels/rest", *flags, f"-r {self.main_file}"]))]
         if self.heavy:
+            # Those are installed from the other folder.
             commands.append('for wheel in /wheels/separate/*.whl; do rm -f "/wheels/rest/${wheel##*/}"; done')
         return self.run(*commands, mounts=[*self.pip_cache(), *mounts, *self.files()], offline=self.wheels)
 
@@ -227,11 +230,11 @@ class _Steps:
         mounts = [*self.uv_mount(), f"type=bind,from={stage},source=/wheels/{folder},target={_MOUNTED}/built"]
         variables = {} if self.uv else _PIP
         command = self.installer(variables=False) + " --no-index --no-deps"
-        if not self.uv:
-            command += " --no-cache-dir"
+        command += " --no-cache" if self.uv else " --no-cache-dir"
         # find, and not *.whl: there may be none, where all packages are heavy ones' own dependencies.
         return self.run(
             _with(variables, f"find {_MOUNTED}/built -name '*.whl' -exec {command} {{}} +"),
+            *self.tidied(),
             mounts=mounts,
             offline=True,
             secrets=False,
@@ -257,6 +260,10 @@ class _Steps:
             *self.uv_options(),
         ]
         return " ".join(words)
+
+    def tidied(self) -> list[str]:
+        """What the installer leaves behind, removed."""
+        return ["rm -f /tmp/uv-*.lock"] if self.uv else []
 
     def uv_options(self) -> Iterable[str]:
         """Options that uv takes on its command line only."""
@@ -458,14 +465,15 @@ def _image_stage(project: Project) -> str:
         target = (checkpoint.target or CHECKPOINT_TARGET).rstrip("/") + "/"
         lines.append(_copy_from(f"--chown={_owner(checkpoint.chown)}{mode} --from=checkpoint", ".", target))
     if project.code.include:
-        lines.append("COPY --link --from=code / /")
+        folder = project.code.target.rstrip("/") + "/"
+        lines.append(_copy_from("--from=code", folder, folder))
     return "\n".join(lines)
 
 
 def _copy_from(flags: str, source: str, target: str) -> str:
     if _SAFE_WORD.fullmatch(target):
         return f"COPY --link {flags} {source} {target}"
-    return f"COPY --link {flags} " + _json([source, _expanded(target)])
+    return f"COPY --link {flags} " + _json([_expanded(_as_pattern(source)), _expanded(target)])
 
 
 def _owner(text: str | None) -> str:

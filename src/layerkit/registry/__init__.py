@@ -1,0 +1,24 @@
+"""A client for registries by the OCI distribution specification, made for large blobs on bad networks.
+
+with Client(credentials=Credentials(Path.home() / ".docker", os.environ)) as client:
+    repository = client.repository(Reference.parse("registry.example.com/team/model"))
+    repository.upload(content)
+    repository.put_manifest(manifest, "v2")
+"""
+
+from .answers import MissingBlobsError
+from .credentials import Credentials, Login
+from .repository import Client, Repository
+from .transport import Limits
+from .upload import Content, UploadDropped
+
+__all__ = [
+    "Client",
+    "Content",
+    "Credentials",
+    "Limits",
+    "Login",
+    "MissingBlobsError",
+    "Repository",
+    "UploadDropped",
+]

@@ -1,0 +1,123 @@
+"""Connections that send layers: an idle limit on what is sent, and ears open while sending.
+
+urllib3's own connections limit a send by the connect time, and hear a refusal only once the whole body is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import weakref
+from typing import Any, ClassVar
+
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.util import wait_for_read
+
+__all__ = ["Connections"]
+
+_SLICE = 1024 * 1024  # bytes a send
+# A dead peer is noticed after a minute and a half also where we wait ten minutes for a commit.
+_KEEPALIVE = [
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *((socket.IPPROTO_TCP, getattr(socket, name), value) for name, value in
+      (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)) if hasattr(socket, name)),
+]  # fmt: skip
+
+
+class Connections:
+    """Makes the pools of one client, and can cut every connection at once.
+
+    Args:
+        idle: seconds without a byte accepted after which sending has failed.
+    """
+
+    def __init__(self, idle: float) -> None:
+        self._lock = threading.Lock()
+        self._live: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.stopped = threading.Event()
+        home = self
+
+        class Talking:
+            """What both kinds of connection have more than urllib3's."""
+
+            sock: socket.socket | None
+            in_body = False
+            answered = False
+            incomplete = False
+
+            def connect(self) -> None:
+                self.answered = False
+                if home.stopped.is_set():
+                    raise ConnectionAbortedError("stopped")
+                super().connect()  # type: ignore[misc]
+                with home._lock:
+                    home._live.add(self)
+
+            def request(self, *args: Any, **kwargs: Any) -> None:
+                self.in_body, self.incomplete = False, True
+                super().request(*args, **kwargs)  # type: ignore[misc]
+                self.incomplete = False
+
+            def endheaders(self, *args: Any, **kwargs: Any) -> None:
+                super().endheaders(*args, **kwargs)  # type: ignore[misc]
+                self.in_body = True
+
+            def getresponse(self) -> Any:
+                response = super().getresponse()  # type: ignore[misc]
+                self.answered = True
+                return response
+
+            def send(self, data: Any) -> None:
+                if not self.in_body or self.sock is None:
+                    super().send(data)  # type: ignore[misc]
+                    return
+                self.sock.settimeout(idle)
+                view = memoryview(data)
+                while view:
+                    # An answer before the end of the body is a refusal: urllib3 takes this error for "read it now".
+                    # Only where one answer came before: on a new TLS connection session tickets are readable.
+                    if self.answered and wait_for_read(self.sock, 0):
+                        raise BrokenPipeError("answered before the end of the body")
+                    view = view[self.sock.send(view[:_SLICE]) :]
+
+        class Plain(Talking, HTTPConnection):
+            default_socket_options: ClassVar[Any] = [*HTTPConnection.default_socket_options, *_KEEPALIVE]
+
+        class Secure(Talking, HTTPSConnection):
+            default_socket_options: ClassVar[Any] = [*HTTPConnection.default_socket_options, *_KEEPALIVE]
+
+        class PlainPool(HTTPConnectionPool):
+            ConnectionCls = Plain
+
+            def _put_conn(self, conn: Any) -> None:
+                _drop_if_incomplete(conn)
+                super()._put_conn(conn)
+
+        class SecurePool(HTTPSConnectionPool):
+            ConnectionCls = Secure
+
+            def _put_conn(self, conn: Any) -> None:
+                _drop_if_incomplete(conn)
+                super()._put_conn(conn)
+
+        self.pools = {"http": PlainPool, "https": SecurePool}
+
+    def cut(self) -> None:
+        """Shut every connection down: whoever waits on one gets an error now."""
+        self.stopped.set()
+        with self._lock:
+            live = list(self._live)
+        for connection in live:
+            sock = connection.sock
+            if sock is not None:
+                # The plain socket's method: no TLS goodbye, which could wait.
+                with contextlib.suppress(OSError):
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+def _drop_if_incomplete(connection: Any) -> None:
+    """After half a body the other side still waits for the rest: nothing else may be sent there."""
+    if connection is not None and connection.incomplete:
+        connection.close()

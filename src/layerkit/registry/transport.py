@@ -1,0 +1,486 @@
+"""Requests and answers over HTTP/1.1: authentication, redirects, TLS, proxies, time limits, and the one retry layer.
+
+``send`` is one attempt: it returns an answer, or raises Fault for what may pass. ``retry`` repeats attempts; nothing
+else in the package does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import ssl
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
+from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
+
+import tenacity
+import urllib3
+from urllib3 import exceptions as faults
+
+from .._version import __version__
+from ..errors import AuthenticationError, ConfigurationError, LayerkitError, RefusedError, TransientError, printable
+from . import urls
+from .answers import MAX_ERROR_BODY, TRANSIENT, Answer, Fault, error_for
+from .auth import Authorizer, Scopes, parse_challenges
+from .connection import Connections
+from .credentials import Credentials
+
+__all__ = ["Body", "Limits", "Transport"]
+
+T = TypeVar("T")
+Chunk = bytes | bytearray | memoryview
+
+MAX_REDIRECTS = 10
+MAX_ANSWER = 8 * 1024 * 1024  # bytes of a whole answer; blobs are read as a stream
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Time limits, in seconds.
+
+    Attributes:
+        connect: for a connection, TLS included.
+        idle: without a byte sent or received.
+        commit: for the answer to a whole upload: the registry may hash the blob before it answers.
+        wait: the longest that one Retry-After is obeyed.
+        backoff: the longest pause between two attempts where the registry names none.
+    """
+
+    connect: float = 15.0
+    idle: float = 60.0
+    commit: float = 900.0
+    wait: float = 120.0
+    backoff: float = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What a request carries: *length* bytes, and how to read them, again if need be."""
+
+    open: Callable[[], Iterable[Chunk]]
+    length: int
+
+
+class Transport:
+    """All connections of one run. Thread-safe.
+
+    Args:
+        credentials: where logins come from.
+        insecure: hosts (``name[:port]``) that are spoken to without TLS, besides loopback ones.
+        proxies: as ``urllib.request.getproxies()`` gives them: scheme -> URL, and ``no``.
+        ca_bundle: file or folder of trusted authorities instead of the machine's.
+        certificates: Docker's folder of more authorities and client certificates by host.
+        retries: further attempts after the first, without progress in between.
+        limits: of time.
+        sleep: waits that many seconds; for tests.
+        clock: seconds that only grow; for tests.
+        token_hosts: hosts that may see a login besides the registry's own domain.
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        *,
+        insecure: Collection[str] = (),
+        proxies: Mapping[str, str] | None = None,
+        ca_bundle: str | None = None,
+        certificates: Path | str = "/etc/docker/certs.d",
+        retries: int = 5,
+        limits: Limits | None = None,
+        sleep: Callable[[float], object] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        token_hosts: Collection[str] = (),
+    ) -> None:
+        self.limits = limits or Limits()
+        self.insecure = frozenset(insecure)
+        self._proxies = dict(proxies or {})
+        self._ca_bundle = ca_bundle
+        self._certificates = Path(certificates)
+        self._retries = retries
+        self._clock = clock
+        self._connections = Connections(self.limits.idle)
+        self._sleep = sleep or self._connections.stopped.wait
+        self._lock = threading.Lock()
+        self._managers: dict[tuple[tuple[str, str, int], str], urllib3.PoolManager] = {}
+        self._not_before: dict[str, float] = {}
+        self._authorizer = Authorizer(
+            credentials, self._fetch, clock=clock, insecure=self.insecure, token_hosts=token_hosts
+        )
+
+    # ---------------------------------------------------------------------------------------------------- requests
+
+    def root(self, host: str) -> str:
+        """``https://HOST``, or ``http://HOST`` for loopback and insecure hosts.
+
+        A loopback host with a folder of its own in certs.d speaks TLS: whoever put a certificate there said so.
+        """
+        plain = host in self.insecure or (urls.is_loopback(host) and not (self._certificates / host).is_dir())
+        return urls.base(host, plain=plain)
+
+    def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        host: str,
+        what: str,
+        scopes: Scopes,
+        headers: Mapping[str, str] | None = None,
+        body: Body | bytes | None = None,
+        patience: float | None = None,
+    ) -> Answer:
+        """One attempt, its redirects and a renewed login included. Any final status is an answer, but:
+
+        Raises:
+            Fault: no answer, or a status that may pass (408, 429, 500, 502, 503, 504, 522).
+            AuthenticationError: 401 also with new credentials, or a certificate that nobody we trust has signed.
+        """
+        with self.stream(
+            method, url, host=host, what=what, scopes=scopes, headers=headers, body=body, patience=patience
+        ) as (response, final):
+            return self.whole(response, final, method, what)
+
+    @contextlib.contextmanager
+    def stream(
+        self,
+        method: str,
+        url: str,
+        *,
+        host: str,
+        what: str,
+        scopes: Scopes,
+        headers: Mapping[str, str] | None = None,
+        body: Body | bytes | None = None,
+        patience: float | None = None,
+    ) -> Iterator[tuple[urllib3.BaseHTTPResponse, str]]:
+        """As ``send``, with the answer's body not read yet: (response, URL that gave it)."""
+        self._wait_for(host)
+        ours = urls.origin(url) == urls.origin(self.root(host))
+        sent = {"Accept-Encoding": "identity", "User-Agent": f"layerkit/{__version__}", **(headers or {})}
+        authorization = self._authorizer.header(host, scopes) if ours else None
+        for attempt in (1, 2):
+            if authorization is not None:
+                sent["Authorization"] = authorization
+            response, final = self._exchange(method, url, sent, body, what, patience)
+            try:
+                if response.status == 401 and ours and urls.origin(final) == urls.origin(url) and attempt == 1:
+                    challenges = parse_challenges(response.headers.get("WWW-Authenticate"))
+                    refusal = self.whole(response, final, method, what)
+                    try:
+                        authorization = self._authorizer.renew(host, challenges, scopes, authorization)
+                    except AuthenticationError as error:
+                        said = f": {refusal.text}" if refusal.text and "HTTP 401" in error.message else ""
+                        raise AuthenticationError(f"{what}: {error.message}{said}", hint=error.hint) from None
+                    continue
+                if response.status in TRANSIENT or response.status == 401:
+                    answer = self.whole(response, final, method, what)
+                    problem = error_for(answer, what, hint=f"docker login {host}" if response.status == 401 else "")
+                    if isinstance(problem, Fault) and problem.retry_after is not None:
+                        self._hold(host, problem.retry_after)
+                    raise problem
+                yield response, final
+                return
+            finally:
+                response.close()  # where all was read, the connection is in the pool again by now
+
+    def retry(self, attempt: Callable[[], T], *, advanced: Callable[[], int] = lambda: 0) -> T:
+        """What *attempt* returns, tried again for each Fault.
+
+        Args:
+            advanced: how far the work is, in bytes that need not be sent again: attempts count from 1 again when it
+                has grown, so that long work on a bad line is bounded by its size and not by its faults.
+
+        Raises:
+            TransientError: no progress in ``retries`` further attempts.
+        """
+        mark, fruitless = advanced(), 0
+
+        def stop(state: tenacity.RetryCallState) -> bool:
+            nonlocal mark, fruitless
+            now = advanced()
+            mark, fruitless = (now, 1) if now > mark else (mark, fruitless + 1)
+            return fruitless > self._retries
+
+        def wait(state: tenacity.RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome else None
+            if isinstance(error, Fault) and error.retry_after is not None:
+                return random.uniform(0.0, 0.25)  # the rest is waited for by all threads together, in `stream`
+            return random.uniform(0.5, 1.0) * min(0.5 * 2.0 ** min(fruitless - 1, 10), self.limits.backoff)
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(Fault), stop=stop, wait=wait, sleep=self._pause, reraise=True
+        )
+        try:
+            return retrying(attempt)
+        except Fault as error:
+            count = int(retrying.statistics.get("attempt_number", 1))
+            raise Fault(
+                f"{error.message} ({count} attempts)",
+                status=error.status,
+                retry_after=error.retry_after,
+                hint=error.hint,
+            ) from None
+
+    def close(self) -> None:
+        """Cut every connection; a request that is under way ends with a TransientError."""
+        self._connections.cut()
+        with self._lock:
+            managers = list(self._managers.values())
+            self._managers.clear()
+        for manager in managers:
+            manager.clear()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._connections.stopped.is_set()
+
+    # ---------------------------------------------------------------------------------------------------- one exchange
+
+    def _fetch(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
+        """For the token server: one attempt, with no authentication of ours but what *headers* hold."""
+        what = f"token from {urls.host_of(url)}"
+        sent = {"Accept-Encoding": "identity", "User-Agent": f"layerkit/{__version__}", **headers}
+        response, final = self._exchange(method, url, sent, body, what, None)
+        answer = self.whole(response, final, method, what)
+        if answer.status in TRANSIENT:
+            raise error_for(answer, what)
+        return answer
+
+    def _exchange(
+        self,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        body: Body | bytes | None,
+        what: str,
+        patience: float | None,
+    ) -> tuple[urllib3.BaseHTTPResponse, str]:
+        """Redirects followed: at most 10, no Authorization on another origin, a body only where it stays the same."""
+        first, headers = urls.origin(url), dict(headers)
+        for _ in range(MAX_REDIRECTS + 1):
+            response = self._once(method, url, headers, body, what, patience)
+            location = response.headers.get("Location")
+            follows = response.status in (307, 308) or method in ("GET", "HEAD")
+            if response.status not in _REDIRECTS or not location or not follows:
+                return response, url
+            self.whole(response, url, method, what)
+            url = urls.follow(url, location, insecure=self.insecure)
+            if urls.origin(url) != first:
+                headers.pop("Authorization", None)
+        raise RefusedError(f"{what}: over {MAX_REDIRECTS} redirects", hint="the registry's external URL may be wrong")
+
+    def _once(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: Body | bytes | None,
+        what: str,
+        patience: float | None,
+    ) -> urllib3.BaseHTTPResponse:
+        if self.stopped:
+            raise TransientError(f"{what}: stopped")
+        options: dict[str, Any] = {"body": body}
+        if isinstance(body, Body):
+            # Its length is said beforehand: many registries and proxies refuse or buffer what has none.
+            headers = {**headers, "Content-Length": str(body.length)}
+            options["body"] = body.open()
+        patience = patience if patience is not None else self.limits.idle
+        try:
+            return self._manager(url).urlopen(
+                method,
+                url,
+                headers=headers,
+                redirect=False,
+                retries=False,
+                preload_content=False,
+                decode_content=False,
+                timeout=urllib3.Timeout(connect=self.limits.connect, read=patience),
+                **options,
+            )
+        except (faults.HTTPError, OSError) as error:
+            raise self._translate(error, what, url) from None
+        finally:
+            close = getattr(options["body"], "close", None)
+            if close is not None:
+                close()
+
+    def whole(self, response: urllib3.BaseHTTPResponse, url: str, method: str, what: str) -> Answer:
+        """The answer with its body, read to the limit; the connection goes back to the pool where all was read."""
+        failed = response.status >= 400
+        limit = MAX_ERROR_BODY if failed else MAX_ANSWER
+        body = bytearray()
+        try:
+            while len(body) <= limit:
+                piece = response.read(min(64 * 1024, limit + 1 - len(body)))
+                if not piece:
+                    response.release_conn()
+                    break
+                body += piece
+        except (faults.HTTPError, OSError) as error:
+            if not failed:
+                raise self._translate(error, what, url) from None
+        finally:
+            response.close()
+        if len(body) > limit and not failed:
+            raise RefusedError(f"{what}: the answer is over {limit} bytes")
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return Answer(response.status, headers, bytes(body[:limit]), url, method)
+
+    def chunks(self, response: urllib3.BaseHTTPResponse, size: int, what: str, url: str) -> Iterator[bytes]:
+        """The body of a streamed answer in chunks of at most *size* bytes; a break in it is a Fault."""
+        try:
+            while chunk := response.read(size):
+                yield chunk
+            response.release_conn()
+        except (faults.HTTPError, OSError) as error:
+            raise self._translate(error, what, url) from None
+
+    def _translate(self, error: Exception, what: str, url: str) -> LayerkitError:
+        """What went wrong below HTTP, as one of ours."""
+        host = urls.host_of(url)
+        if self.stopped:
+            return TransientError(f"{what}: stopped")
+        causes = list(_causes(error))
+        for cause in causes:
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                why = printable(cause.verify_message or str(cause), 200)
+                return AuthenticationError(
+                    f"{what}: the certificate of {host} is not trusted: {why}",
+                    hint=f"put its authority into {self._certificates}/{host}/ca.crt",
+                )
+            if isinstance(cause, ssl.SSLError) and cause.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST"):
+                return RefusedError(
+                    f"{what}: {host} does not speak TLS", hint="if it is meant to be plain HTTP, name it as insecure"
+                )
+            if isinstance(cause, OSError) and "Tunnel connection failed: 407" in str(cause):
+                return AuthenticationError(f"{what}: the proxy wants a login", hint="http://user:password@proxy:port")
+        if isinstance(error, faults.LocationValueError | faults.LocationParseError):
+            return RefusedError(f"{what}: {host} is no address")
+        return Fault(f"{what}: {_reason(causes, self.limits, host)}")
+
+    # ---------------------------------------------------------------------------------------------------- waiting
+
+    def _pause(self, seconds: float) -> None:
+        if seconds > 0:
+            self._sleep(seconds)
+        if self.stopped:
+            raise TransientError("stopped")
+
+    def _wait_for(self, host: str) -> None:
+        """Until the time that *host* last asked for, which holds for every thread."""
+        with self._lock:
+            left = self._not_before.get(host, 0.0) - self._clock()
+        if left > 0:
+            self._pause(left)
+
+    def _hold(self, host: str, seconds: float) -> None:
+        with self._lock:
+            until = self._clock() + min(seconds, self.limits.wait)
+            self._not_before[host] = max(until, self._not_before.get(host, 0.0))
+
+    # ---------------------------------------------------------------------------------------------------- connections
+
+    def _manager(self, url: str) -> urllib3.PoolManager:
+        place, proxy = urls.origin(url), self._proxy(url)
+        with self._lock:
+            if (place, proxy) not in self._managers:
+                options: dict[str, Any] = {"maxsize": 16, "block": False}
+                if place[0] == "https":
+                    options["ssl_context"] = self._context(urls.host_of(url))
+                self._managers[place, proxy] = self._new_manager(proxy, options)
+            return self._managers[place, proxy]
+
+    def _new_manager(self, proxy: str, options: dict[str, Any]) -> urllib3.PoolManager:
+        manager: urllib3.PoolManager
+        if proxy:
+            user = urlsplit(proxy).netloc.rpartition("@")[0]
+            headers = urllib3.make_headers(proxy_basic_auth=unquote(user)) if user else None
+            try:
+                manager = urllib3.ProxyManager(proxy, proxy_headers=headers, **options)
+            except (faults.HTTPError, ValueError):
+                shown = printable(proxy.rpartition("@")[2], 200)
+                raise ConfigurationError(f"proxy {shown}: only http and https proxies are known") from None
+        else:
+            manager = urllib3.PoolManager(**options)
+        manager.pool_classes_by_scheme = dict(self._connections.pools)
+        return manager
+
+    def _proxy(self, url: str) -> str:
+        """The proxy for *url*, or "". This machine is never reached through one."""
+        host = urls.host_of(url)
+        if not self._proxies or urls.is_loopback(host) or proxy_bypass_environment(host, self._proxies):
+            return ""
+        found = self._proxies.get(urlsplit(url).scheme) or self._proxies.get("all") or ""
+        return found if not found or "://" in found else f"http://{found}"
+
+    def _context(self, host: str) -> ssl.SSLContext:
+        """TLS for *host*: the machine's authorities or the bundle, and what /etc/docker/certs.d/HOST adds.
+
+        https://docs.docker.com/engine/security/certificates/: ``*.crt`` are authorities, ``NAME.cert`` with
+        ``NAME.key`` a client's certificate.
+        """
+        source = str(self._ca_bundle or "")
+        try:
+            if source:
+                folder = Path(source).is_dir()
+                context = ssl.create_default_context(
+                    cafile=None if folder else source, capath=source if folder else None
+                )
+            else:
+                context = ssl.create_default_context()
+            folder_of_host = self._certificates / host
+            for path in sorted(folder_of_host.glob("*.crt")):
+                source = str(path)
+                context.load_verify_locations(cafile=source)
+            for path in sorted(folder_of_host.glob("*.cert")):
+                source = str(path)
+                context.load_cert_chain(path, path.with_suffix(".key"))
+        except OSError as error:  # ssl.SSLError is one
+            raise ConfigurationError(f"{printable(source)}: no certificates can be read: {error.strerror}") from None
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        return context
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """*error* and what it was made from, the innermost last."""
+    seen: set[int] = set()
+    queue: list[BaseException] = [error]
+    while queue and len(seen) < 20:
+        current = queue.pop(0)
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        inner = [*current.args, getattr(current, "reason", None), getattr(current, "original_error", None)]
+        queue += [item for item in (*inner, current.__cause__) if isinstance(item, BaseException)]
+
+
+def _reason(causes: list[BaseException], limits: Limits, host: str) -> str:
+    """In a few words, why there is no answer."""
+    for cause in causes:
+        match cause:
+            case faults.NameResolutionError():
+                return f"the name of {host} cannot be resolved"
+            case faults.ConnectTimeoutError() if not isinstance(cause, faults.NewConnectionError):
+                return f"no connection to {host} within {limits.connect:g} s"
+            case faults.ReadTimeoutError():
+                return f"{host} did not answer in time"
+            case ConnectionRefusedError():
+                return f"{host} refuses the connection"
+            case ConnectionResetError() | BrokenPipeError() | ConnectionAbortedError():
+                return "the connection was reset"
+            case faults.IncompleteRead():
+                return "the connection ended before the answer did"
+            case TimeoutError():
+                return f"nothing was accepted for {limits.idle:g} s"
+    innermost = causes[-1]
+    said = getattr(innermost, "strerror", None) or str(innermost) or type(innermost).__name__
+    return printable(" ".join(str(said).split()), 200)

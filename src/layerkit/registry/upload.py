@@ -1,0 +1,461 @@
+"""One blob into a registry, whatever happens on the way.
+
+A blob goes through a session: POST opens it, PATCH sends, ``PUT ?digest=`` commits (distribution-spec, "Pushing
+blobs"). What registries do with these differs so much that the way is learned from their refusals:
+
+    stream       one PATCH with everything, sent while the digest is still being computed: the fastest
+    chunked      PATCHes of a limited size, each with its Content-Range
+    monolithic   one PUT with everything, once the digest is known
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
+
+from ..errors import IntegrityError, LayerkitError, LocalResourceError, TransientError
+from ..oci import Digest
+from . import urls
+from .answers import Answer, Fault, error_for, parse_range
+from .auth import Scopes
+from .transport import Body, Chunk, Transport
+
+__all__ = ["Content", "Memory", "Upload", "UploadDropped", "Way"]
+
+MIB = 1024 * 1024
+# After a 413. The last is what nginx allows where nobody configured anything (client_max_body_size).
+_CHUNKS = (64 * MIB, 16 * MIB, 4 * MIB, 1 * MIB)
+_GHCR_CHUNK = 4 * MIB  # ghcr.io answers 416 to PATCHes over 4 MiB
+
+
+class UploadDropped(Exception):
+    """The upload was given up because ``Content.cancelled`` said so; its session is closed. ``sent``: bytes."""
+
+    def __init__(self, sent: int) -> None:
+        super().__init__(f"dropped after {sent} bytes")
+        self.sent = sent
+
+
+class Content(Protocol):
+    """What is uploaded: its size beforehand, its bytes from any offset as often as needed, its digest in the end."""
+
+    @property
+    def size(self) -> int:
+        """Bytes, exactly."""
+
+    def open(self, offset: int = 0) -> Iterator[memoryview | bytes]:
+        """The bytes from *offset* on. A chunk is used up before the next one is asked for."""
+
+    def digest(self) -> Digest:
+        """Waits until all is hashed. A LayerkitError (the file changed) closes the session and is raised."""
+
+    def cancelled(self) -> bool:
+        """Asked between chunks; True drops the upload."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How blobs are sent to a host. *chunk* is the most bytes in one PATCH, where the way is chunked."""
+
+    kind: Literal["stream", "chunked", "monolithic"] = "stream"
+    chunk: int = 0
+
+
+class Memory:
+    """The way that each host was found to need. Thread-safe; one for each client."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ways: dict[str, Way] = {}
+
+    def way(self, host: str) -> Way:
+        with self._lock:
+            return self._ways.get(host, Way())
+
+    def learn(self, host: str, tried: Way, better: Way) -> None:
+        """*tried* was refused: *better* from now on, unless another thread has learned something meanwhile."""
+        with self._lock:
+            if self._ways.get(host, Way()) == tried:
+                self._ways[host] = better
+
+
+class _Again(Exception):
+    """The next attempt may start at once: something was learned."""
+
+
+class Upload:
+    """The state of one upload, through all of its attempts.
+
+    Args:
+        name: ``host/repository``, for messages.
+        exists: whether the registry has a blob (digest, size).
+        progress: called with the number of the blob's bytes that are sent; falls back when they must be sent again.
+        way: instead of what is remembered for the host.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        memory: Memory,
+        content: Content,
+        *,
+        host: str,
+        name: str,
+        uploads_url: str,
+        scopes: Scopes,
+        exists: Callable[[Digest, int], bool],
+        progress: Callable[[int], None],
+        way: Way | None = None,
+    ) -> None:
+        self._transport = transport
+        self._memory = memory
+        self._content = content
+        self._reader = _Reader(content, name)
+        self._host = host
+        self._name = name
+        self._uploads_url = uploads_url
+        self._scopes = scopes
+        self._exists = exists
+        self._progress = progress
+        self._size = content.size
+        self._given = way
+        self._session: str | None = None
+        self._least_chunk = 0  # OCI-Chunk-Min-Length
+        self._held = 0  # bytes that the registry has acknowledged in this session
+        self._reached = 0  # bytes of this session that were sent at all
+        self._best = 0  # the most bytes that were ever acknowledged
+        self._unsure = False  # the last request may have done more than we know
+        self._may_be_done = False  # a commit may have arrived
+        self._mismatches = 0
+        self._refused_chunks = False
+        self.sent = 0
+
+    # ---------------------------------------------------------------------------------------------------- all of it
+
+    def run(self) -> int:
+        """Send it, and return the number of bytes that were sent, repeated ones included.
+
+        Raises:
+            UploadDropped: the content said so.
+            LayerkitError: what went wrong; the session is closed, except where the registry cannot be reached.
+        """
+        try:
+            while True:
+                try:
+                    self._transport.retry(self._attempt, advanced=lambda: self._best)
+                    return self.sent
+                except _Again:
+                    continue
+        except TransientError:
+            raise
+        except (LayerkitError, UploadDropped):
+            self._cancel()
+            raise
+        finally:
+            self._reader.close()
+
+    def _attempt(self) -> None:
+        if self._may_be_done and self._exists(self._content.digest(), self._size):
+            return  # the answer to the commit was lost, not the commit
+        if self._content.cancelled():
+            raise UploadDropped(self.sent)
+        way = self._way()
+        if way.kind == "monolithic" or self._size == 0:
+            self._send_whole(way)
+            return
+        if self._session is not None and self._unsure:
+            self._ask()
+        if self._session is None:
+            self._begin()
+        while self._held < self._size:
+            self._patch(way)
+        self._commit()
+
+    def _way(self) -> Way:
+        way = self._given or self._memory.way(self._host)
+        if way.kind == "chunked" and way.chunk < self._least_chunk:
+            return replace(way, chunk=self._least_chunk)
+        return way
+
+    def _learn(self, tried: Way, better: Way) -> _Again:
+        """Another way from here on; the bytes that the session holds are not lost by it."""
+        if self._given is not None:
+            self._given = better
+        else:
+            plain = self._memory.way(self._host)
+            self._memory.learn(self._host, plain if plain.kind == tried.kind else tried, better)
+        return _Again()
+
+    # ---------------------------------------------------------------------------------------------------- the session
+
+    def _begin(self) -> None:
+        answer = self._send("POST", self._uploads_url, "start the upload of")
+        location = answer.headers.get("location")
+        if answer.status not in (200, 201, 202, 204) or not location:
+            hint = "does the repository exist?" if answer.status in (404, 405) else ""
+            raise error_for(answer, self._what("start the upload of"), hint=hint)
+        self._session = urls.follow(answer.url, location, insecure=self._transport.insecure)
+        least = answer.headers.get("oci-chunk-min-length", "").strip()
+        self._least_chunk = int(least) if least.isdecimal() and len(least) < 12 else 0
+        self._held = self._reached = 0
+        self._unsure = False
+
+    def _forget(self) -> None:
+        """The session is worth nothing any more: the next attempt starts at byte 0."""
+        self._session = None
+        self._held = self._reached = 0
+        self._unsure = False
+
+    def _moved(self, answer: Answer) -> None:
+        """Each answer may name a new location, with the session's state in its query."""
+        if location := answer.headers.get("location"):
+            self._session = urls.follow(answer.url, location, insecure=self._transport.insecure)
+
+    def _ask(self) -> None:
+        """Where the session stands (spec, "Pushing a blob in chunks": GET of the location answers 204 with Range)."""
+        assert self._session is not None
+        answer = self._send("GET", self._session, "resume the upload of")
+        if not answer.ok:
+            # 404: lost (distribution 2.8, after every break inside a PATCH). Others: registries that cannot resume.
+            self._forget()
+            return
+        stands = parse_range(answer.headers.get("range"))
+        if stands is None:
+            stands = self._held
+        if stands == 1 and self._held != 1:
+            # "0-0" is said of an empty session too: only our own count can tell, and it does not.
+            stands = self._held if self._held == 0 == self._reached else -1
+        if not 0 <= stands <= self._reached:
+            self._forget()
+            return
+        self._moved(answer)
+        self._hold(stands)
+        self._unsure = False
+
+    def _hold(self, count: int) -> None:
+        self._held = count
+        self._reached = max(self._reached, count)
+        self._best = max(self._best, count)
+
+    def _cancel(self) -> None:
+        """Close the session (distribution: DELETE of the location), as far as that is possible."""
+        if self._session is not None:
+            with contextlib.suppress(LayerkitError):
+                self._send("DELETE", self._session, "cancel the upload of")
+            self._forget()
+
+    # ---------------------------------------------------------------------------------------------------- sending
+
+    def _patch(self, way: Way) -> None:
+        assert self._session is not None
+        start = self._held
+        end = self._size if way.kind == "stream" else min(self._size, start + way.chunk)
+        headers = {"Content-Type": "application/octet-stream"}
+        # A whole stream goes without, as Docker sends it: some registries take Content-Range for a request to chunk.
+        if way.kind == "chunked" or start:
+            headers["Content-Range"] = f"{start}-{end - 1}"
+        try:
+            answer = self._send("PATCH", self._session, "upload", headers, self._body(start, end))
+        except Fault:
+            self._unsure = True
+            raise
+        if answer.ok:
+            self._moved(answer)
+            stands = parse_range(answer.headers.get("range"))
+            if stands is not None and stands != end:
+                # Never commit: bytes are missing, or were appended twice (distribution 2.8 ignores Content-Range).
+                self._forget()
+                raise Fault(f"{self._what('upload')}: {end} bytes were sent, the registry holds {stands}")
+            self._hold(end)
+            return
+        stands = parse_range(answer.headers.get("range"))
+        if answer.status == 416 and stands is not None and stands != start and stands > 1:
+            if stands > self._reached:
+                self._forget()
+                raise Fault(f"{self._what('upload')}: HTTP 416, the registry holds {stands} bytes that we did not send")
+            self._moved(answer)
+            self._hold(stands)
+            raise Fault(f"{self._what('upload')}: HTTP 416, the registry holds {stands} bytes", status=416)
+        self._refused(answer, way, end - start, start)
+
+    def _refused(self, answer: Answer, way: Way, size: int, start: int) -> None:
+        """The registry does not want this PATCH. Raises what follows from it."""
+        what = self._what("upload")
+        status = answer.status
+        if status == 404:
+            self._forget()
+            raise Fault(f"{what}: HTTP 404, the upload session is lost", status=404)
+        if start and status in (400, 409, 416):
+            # It began well: this is about the place, not the way.
+            self._forget()
+            raise Fault(f"{what}: HTTP {status}: {answer.text}", status=status)
+        # What the refused PATCH left behind in the session is not known: a new one for the new way.
+        if status == 413:
+            chunk = next((chunk for chunk in _CHUNKS if chunk < size), 0)
+            if not chunk or chunk < self._least_chunk:
+                raise error_for(answer, f"{what}, {size} bytes at once")
+            self._unsure = True
+            raise self._learn(way, Way("chunked", chunk))
+        if status in (400, 405, 411, 415, 416, 501) and "DENIED" not in answer.codes:
+            self._cancel()
+            if status == 416 and way.kind == "stream" and size > _GHCR_CHUNK:
+                raise self._learn(way, Way("chunked", _GHCR_CHUNK))
+            self._refused_chunks = True
+            raise self._learn(way, Way("monolithic"))
+        raise error_for(answer, what)
+
+    def _commit(self) -> None:
+        """``PUT LOCATION?digest=DIGEST`` with no body."""
+        assert self._session is not None
+        digest = self._content.digest()
+        try:
+            answer = self._send("PUT", urls.append(self._session, digest=str(digest)), "commit", patience=True)
+        except Fault:
+            self._unsure = self._may_be_done = True
+            raise
+        self._finish(answer, digest)
+
+    def _send_whole(self, way: Way) -> None:
+        """``PUT LOCATION?digest=DIGEST`` with everything (spec, "POST then PUT")."""
+        digest = self._content.digest()
+        if self._content.cancelled():
+            raise UploadDropped(self.sent)
+        self._forget()
+        self._begin()
+        assert self._session is not None
+        headers = {"Content-Type": "application/octet-stream"}
+        url = urls.append(self._session, digest=str(digest))
+        try:
+            answer = self._send("PUT", url, "upload", headers, self._body(0, self._size))
+        except Fault:
+            self._may_be_done = True
+            raise
+        if answer.status == 413 and not self._refused_chunks and self._size > _CHUNKS[-1]:
+            self._cancel()
+            chunk = next(chunk for chunk in _CHUNKS if chunk < self._size)
+            raise self._learn(way, Way("chunked", chunk))
+        self._finish(answer, digest)
+
+    def _finish(self, answer: Answer, digest: Digest) -> None:
+        what = self._what("commit")
+        if answer.ok:
+            self._session = None
+            named = answer.digest
+            if named is not None and named.algorithm == digest.algorithm and named != digest:
+                raise IntegrityError(f"{what}: the registry stored it as {named.short}")
+            return
+        if answer.status == 404:
+            # A commit that was sent twice finds its session gone: the blob is there then.
+            if self._may_be_done and self._exists(digest, self._size):
+                self._session = None
+                return
+            self._forget()
+            raise Fault(f"{what}: HTTP 404, the upload session is lost", status=404)
+        if answer.codes & {"DIGEST_INVALID", "SIZE_INVALID"} or answer.status in (400, 416):
+            self._mismatch(answer)
+        raise error_for(answer, what)
+
+    def _mismatch(self, answer: Answer) -> None:
+        """The registry got other bytes than we hashed: the file changed (digest() says so), or they were hurt."""
+        self._content.digest()
+        self._cancel()
+        self._mismatches += 1
+        self._may_be_done = False
+        if self._mismatches > 1:
+            said = f": {answer.text}" if answer.text else ""
+            raise IntegrityError(
+                f"{self._what('commit')}: HTTP {answer.status}{said}; the same after all was sent again",
+                hint="something between here and the registry changes bytes: a proxy, memory, the registry's storage",
+            )
+        raise _Again
+
+    # ---------------------------------------------------------------------------------------------------- small things
+
+    def _body(self, start: int, end: int) -> Body:
+        return Body(lambda: self._read(start, end), end - start)
+
+    def _read(self, start: int, end: int) -> Iterator[Chunk]:
+        position = start
+        self._progress(position)
+        with contextlib.closing(self._reader.read(start, end)) as pieces:
+            for piece in pieces:
+                if self._content.cancelled():
+                    raise UploadDropped(self.sent)
+                if self._transport.stopped:
+                    raise TransientError(f"{self._what('upload')}: stopped")
+                yield piece
+                position += len(piece)
+                self.sent += len(piece)
+                self._reached = max(self._reached, position)
+                self._progress(position)
+
+    def _send(
+        self,
+        method: str,
+        url: str,
+        verb: str,
+        headers: dict[str, str] | None = None,
+        body: Body | None = None,
+        *,
+        patience: bool = False,
+    ) -> Answer:
+        return self._transport.send(
+            method,
+            url,
+            host=self._host,
+            what=self._what(verb),
+            scopes=self._scopes,
+            headers=headers,
+            body=body,
+            patience=self._transport.limits.commit if patience or body is not None else None,
+        )
+
+    def _what(self, verb: str) -> str:
+        return f"{verb} a blob of {self._size} bytes to {self._name}"
+
+
+class _Reader:
+    """Stretches of a content, one after the other out of one pass where they follow each other."""
+
+    def __init__(self, content: Content, name: str) -> None:
+        self._content = content
+        self._name = name
+        self._pieces: Iterator[memoryview | bytes] | None = None
+        self._rest = memoryview(b"")
+        self._at = -1
+
+    def read(self, start: int, end: int) -> Generator[memoryview, None, None]:
+        """The bytes from *start* to *end*, exactly."""
+        if self._pieces is None or self._at != start:
+            self.close()
+            self._pieces, self._at = self._content.open(start), start
+        try:
+            while self._at < end:
+                piece = self._rest or self._next()
+                room = end - self._at
+                part, self._rest = piece[:room], piece[room:]
+                yield part
+                self._at += len(part)
+        except BaseException:
+            self.close()
+            raise
+
+    def _next(self) -> memoryview:
+        assert self._pieces is not None
+        try:
+            for piece in self._pieces:
+                if piece:
+                    return memoryview(piece).cast("B")
+        except OSError as error:
+            # Not a fault of the connection, which it would be taken for further up.
+            raise LocalResourceError(f"upload to {self._name}: the content cannot be read: {error.strerror}") from None
+        raise IntegrityError(f"upload to {self._name}: the content ends after {self._at} of {self._content.size} bytes")
+
+    def close(self) -> None:
+        close = getattr(self._pieces, "close", None)
+        if close is not None:
+            close()
+        self._pieces, self._rest, self._at = None, memoryview(b""), -1

@@ -1,0 +1,182 @@
+"""Where an image can go, and that others can read what was put there."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .conftest import MIB, Workspace, write_weights
+
+SHOW = "import os,hashlib;p=os.environ['LAYERKIT_CHECKPOINT'];print(hashlib.sha256(open(p,'rb').read()).hexdigest())"
+
+
+def _sha256(path: Path) -> str:
+    import hashlib
+
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("store", ["builder", "containerd", "classic"])
+def test_load(workspace: Workspace, node: Callable[[str], str], store: str) -> None:
+    """Into the local Docker, with either image store: new weights run no BuildKit, and only their layer is sent."""
+    host = os.environ.get("DOCKER_HOST", "") if store == "builder" else node(store)
+    environment = {"DOCKER_HOST": host} if host else {}
+
+    def build() -> dict[str, object]:
+        found: dict[str, object] = json.loads(workspace.run("build", "--json", "-t", "v1", **environment).stdout)
+        return found
+
+    first = build()
+    assert first["way"] == "compose"
+    weights = workspace.root / "model.pth.tar"
+    assert workspace.python(SHOW, host=host) == _sha256(weights)
+    again = build()
+    assert again["digest"] == first["digest"] and again["rebuilt"] == []
+    write_weights(weights, seed=2)
+    swapped = build()
+    assert swapped["rebuilt"] == ["checkpoint"]
+    assert swapped["builder"] == {"ran": False, "bytes_sent": 0}
+    assert workspace.python(SHOW, host=host) == _sha256(weights)
+    (workspace.root / "serve.py").write_text("print('new code')\n")
+    coded = build()
+    assert coded["rebuilt"] == ["code"]
+    assert coded["bytes"]["checkpoint_read"] == 0  # type: ignore[index]
+    assert workspace.python("exec(open('/app/serve.py').read())", host=host) == "new code"
+    write_weights(weights, seed=1)
+    back = build()
+    assert back["rebuilt"] == []
+    assert workspace.python(SHOW, host=host) == _sha256(weights)
+
+
+def test_load_several_tags(workspace: Workspace) -> None:
+    """Several tags of one build all name the image in the local Docker."""
+    result = json.loads(workspace.run("build", "--json", "-t", "a", "-t", "b").stdout)
+    for tag in ("a", "b"):
+        assert workspace.engine.docker("image", "inspect", "-f", "{{.Id}}", f"{workspace.repository}:{tag}")
+    assert result["tags"] == ["a", "b"]
+
+
+def test_oci_layout(workspace: Workspace, tmp_path: Path) -> None:
+    """An OCI layout has the same digest as the registry, and umoci unpacks the very checkpoint, owner and mode."""
+    pushed = workspace.build()
+    result = json.loads(workspace.run("build", "--json", "-t", "v1", "--output", "oci:out").stdout)
+    assert result["digest"] == pushed["digest"] or result["layers"] != pushed["layers"]
+    layout = workspace.root / "out"
+    inspected = json.loads(
+        subprocess.run(["skopeo", "inspect", f"oci:{layout}:v1"], check=True, capture_output=True).stdout
+    )
+    assert inspected["Digest"] == result["digest"]
+    bundle = tmp_path / "bundle"
+    subprocess.run(["umoci", "unpack", "--image", f"{layout}:v1", str(bundle)], check=True, capture_output=True)
+    unpacked = bundle / "rootfs" / "app" / "model" / "model.pth.tar"
+    assert _sha256(unpacked) == _sha256(workspace.root / "model.pth.tar")
+    status = unpacked.stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (1000, 1000, 0o644)
+    write_weights(workspace.root / "model.pth.tar", seed=2)
+    swapped = json.loads(workspace.run("build", "--json", "-t", "v1", "--output", "oci:out").stdout)
+    assert swapped["rebuilt"] == ["checkpoint"] and swapped["builder"]["ran"] is False
+    assert 20 * MIB < swapped["bytes"]["uploaded"] < 20 * MIB + 64 * 1024
+
+
+def test_pushed_image_is_read_by_others(workspace: Workspace, node: Callable[[str], str]) -> None:
+    """skopeo inspects what was pushed, and a second Docker pulls and runs it, with both image stores."""
+    result = workspace.build()
+    reference = f"{workspace.repository}:v1"
+    inspected = json.loads(
+        subprocess.run(
+            ["skopeo", "inspect", "--tls-verify=false", f"docker://{reference}"], check=True, capture_output=True
+        ).stdout
+    )
+    assert inspected["Digest"] == result["digest"]
+    assert inspected["Layers"] == [layer["digest"] for layer in result["layers"]]
+    code = "import os;s=os.stat('/app/model/model.pth.tar');print(s.st_uid,s.st_gid,oct(s.st_mode))"
+    for store in ("containerd", "classic"):
+        host = node(store)
+        workspace.engine.docker("pull", "-q", reference, host=host)
+        assert workspace.python(SHOW, host=host) == _sha256(workspace.root / "model.pth.tar")
+        assert workspace.python(code, host=host) == "1000 1000 0o100644"
+
+
+def test_checkpoint_image_alone(workspace: Workspace) -> None:
+    """The checkpoint-<key> tag is an image that holds the checkpoint's layers and nothing else."""
+    workspace.build()
+    key = workspace.image().config.labels["dev.layerkit.checkpoint"]
+    alone = workspace.image(f"checkpoint-{key}")
+    assert [str(layer.digest) for layer in alone.manifest.layers] == workspace.digests("checkpoint")
+
+
+def test_buildkit_way(workspace: Workspace) -> None:
+    """Asked to, BuildKit builds the whole image from the same Dockerfile, and the result says so and why."""
+    result = workspace.build("--way", "buildkit", tag="whole")
+    assert result["way"] == "buildkit" and result["why"]
+    assert workspace.python(SHOW.replace("os.environ['LAYERKIT_CHECKPOINT']", "'/app/model/model.pth.tar'"), tag="whole")
+
+
+def test_not_composable_falls_back(workspace: Workspace) -> None:
+    """Where the runtime image has no placeholder layer, BuildKit builds the image with the real checkpoint, and says why."""
+    (workspace.root / "Dockerfile").write_text(
+        f"FROM {workspace.engine.base} AS built\nCOPY --link --chown=0:0 --from=checkpoint . /app/model/\n"
+        f"FROM {workspace.engine.base}\nCOPY --from=built /app /app\n"
+    )
+    (workspace.root / "layerkit.toml").write_text(
+        f'[image]\nname = "{workspace.repository}"\ndockerfile = "Dockerfile"\n[checkpoint]\npath = "model.pth.tar"\n'
+    )
+    (workspace.root / ".dockerignore").write_text("wheels\n")
+    done = workspace.run("build", "--json", "--push", "-t", "v1", check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["way"] == "buildkit"
+    assert "placeholder" in result["why"]
+    code = "import os;print(os.path.getsize('/app/model/model.pth.tar'))"
+    assert workspace.python(code) == str(20 * MIB)
+
+
+def test_separate_cache_repository(workspace: Workspace) -> None:
+    """With a cache repository the image's own holds the image alone, its layers mounted from there."""
+    cache = f"{workspace.repository}-cache"
+    arguments = ("--set", f"cache.repository={cache}")
+    workspace.build(*arguments)
+    assert workspace.python(SHOW) == _sha256(workspace.root / "model.pth.tar")
+    tags = json.loads(
+        subprocess.run(
+            ["skopeo", "list-tags", "--tls-verify=false", f"docker://{workspace.repository}"],
+            check=True,
+            capture_output=True,
+        ).stdout
+    )["Tags"]
+    assert tags == ["v1"]
+    write_weights(workspace.root / "model.pth.tar", seed=4)
+    result = workspace.build(*arguments)
+    assert result["rebuilt"] == ["checkpoint"] and result["builder"]["ran"] is False
+
+
+def test_attestations_follow_the_composed_image(workspace: Workspace) -> None:
+    """Provenance that was asked for is of the composed image: its subject is the image's own digest."""
+    from layerkit.oci import Index, Manifest, Reference
+    from layerkit.registry import Client, Credentials
+
+    workspace.build("--set", 'builder.attest=["type=provenance,mode=max"]')
+    client = Client(credentials=Credentials(Path(), {}))
+    try:
+        repository = client.repository(Reference.parse(workspace.repository))
+        index = repository.manifest("v1")
+        assert isinstance(index, Index) and len(index.manifests) == 2
+        image, attestation = index.manifests
+        assert attestation.annotations["vnd.docker.reference.digest"] == str(image.digest)
+        manifest = repository.manifest(attestation.digest)
+        assert isinstance(manifest, Manifest)
+        for layer in manifest.layers:
+            statement = json.loads(repository.blob(layer))
+            assert statement["subject"]
+            assert all(subject["digest"]["sha256"] == image.digest.hex for subject in statement["subject"])
+    finally:
+        client.close()
+    write_weights(workspace.root / "model.pth.tar", seed=4)
+    result = workspace.build("--set", 'builder.attest=["type=provenance,mode=max"]')
+    assert result["rebuilt"] == ["checkpoint"] and result["builder"]["ran"] is False
