@@ -8,6 +8,8 @@ destination ─ look ─────────▶ Present ───┘        
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import tempfile
 import threading
 import time
@@ -23,7 +25,7 @@ from .destinations import Destination, Output, Published, Sent, Stopped
 from .engine import BakeResult, Engine
 from .errors import ConfigurationError, IntegrityError, LayerkitError, LocalResourceError, RefusedError
 from .events import Listener, Note, Phase, silent
-from .fingerprint import Base, Inputs, fingerprint
+from .fingerprint import Base, Inputs, fingerprint, hash_file
 from .oci import Digest, Index, Manifest, Platform, Reference
 from .plan import ROLES, Plan
 from .plan import plan as decide
@@ -383,12 +385,9 @@ class Session:
             if task is not None:
                 task.join()
         with self._phase("compose"):
-            if packed is not None:
-                layers, content, key = packed.sent.layers, packed.content, packed.key
-            else:
-                layers = present.checkpoint or ()
-                content = inputs.checkpoint.digest if inputs.checkpoint else None
-                key = inputs.checkpoint.key if inputs.checkpoint else None
+            layers = packed.sent.layers if packed else present.checkpoint or ()
+            content = packed.content if packed else inputs.checkpoint.digest if inputs.checkpoint else None
+            key = packed.key if packed else inputs.checkpoint.key if inputs.checkpoint else None
             inside = inputs.project.checkpoint is not None and inputs.project.checkpoint.placement == "layer"
             if inside and any(runtime.placeholder is None for runtime in runtimes.values()):
                 raise _CannotCompose("what BuildKit built has no placeholder layer (is the COPY line's stage built?)")
@@ -411,6 +410,7 @@ class Session:
             placeholder = Path(folder, "placeholder")
             placeholder.mkdir()
             (placeholder / bake.PLACEHOLDER_NAME).write_bytes(bake.PLACEHOLDER)
+            os.utime(placeholder / bake.PLACEHOLDER_NAME, (0, 0))
             stage = _stage(plan.inputs, Path(folder, "context"))
             targets = []
             for number, platform in enumerate(plan.platforms_to_build):
@@ -536,6 +536,14 @@ class Session:
             plan.why,
         )
 
+    @cached_property
+    def _mounts_base(self) -> bool:
+        """The base is in the same registry, or in the local Docker already: its layers are not sent."""
+        if self.destination.kind == "docker":
+            return True
+        references = (Reference.parse(text) for text in (self.project.image.base, self.project.image.name))
+        return self.destination.kind == "registry" and len({reference.host for reference in references}) == 1
+
     def _seconds(self) -> dict[str, float]:
         phases = {name: self.seconds.get(name, 0.0) for name in ("plan", "build", "checkpoint", "compose")}
         return phases | {"total": time.monotonic() - self._begun}
@@ -559,7 +567,9 @@ class Session:
                     action = "packed" if fresh else "reused"
                 else:
                     action = "built" if fresh and baked is not None else "reused"
-                    if action == "built" and descriptor.digest not in counted and self.destination.kind == "registry":
+                    if action == "built" and role == "base" and self._mounts_base:
+                        action = "mounted"
+                    elif action == "built" and descriptor.digest not in counted and self.destination.kind == "registry":
                         uploaded += descriptor.size
                 if action == "reused" and descriptor.digest not in counted:
                     reused += descriptor.size
@@ -678,6 +688,16 @@ def _stage(inputs: Inputs, folder: Path) -> Path:
     """The build context as files, and the Dockerfile beside it."""
     folder.mkdir()
     materialise(inputs.files, folder)
+    epoch = inputs.source_date_epoch or 0
+    for file in inputs.files:
+        if file.link:
+            continue
+        place, digest = folder / file.path, inputs.digests[file.path]
+        if hash_file(place) != digest:
+            raise ConfigurationError(f"{file.path}: changed while the build began", hint="run the build again")
+        # BuildKit takes a file of the same path, size and time for the one that it was sent before, also by
+        # another project (fsutil compares nothing else). So the time follows the content, below one day.
+        os.utime(place, ns=(0, epoch * 10**9 + int(digest.hex[:15], 16) % (86400 * 10**9)))
     (folder.parent / "Dockerfile").write_text(inputs.dockerfile, encoding="utf-8")
     return folder
 
@@ -694,9 +714,6 @@ def _pins(inputs: Inputs) -> dict[str, str]:
 
 def _link_checkpoint(inputs: Inputs, folder: Path) -> None:
     """The checkpoint's files alone in a folder, for BuildKit to read: linked where that is possible, else copied."""
-    import os
-    import shutil
-
     assert inputs.checkpoint is not None
     for file in inputs.checkpoint.files:
         place = folder / file.path

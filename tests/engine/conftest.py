@@ -206,7 +206,9 @@ chown = "1000:1000"
 @pytest.fixture
 def workspace(engine: Engine, tmp_path: Path) -> Workspace:
     """A small project of every part: two dependencies (one heavy), code, a checkpoint of 20 MiB."""
-    return make_workspace(engine, tmp_path / "project", tmp_path / "state", f"{engine.registry}/test/{uuid.uuid4().hex[:12]}")
+    return make_workspace(
+        engine, tmp_path / "project", tmp_path / "state", f"{engine.registry}/test/{uuid.uuid4().hex[:12]}"
+    )
 
 
 def make_workspace(engine: Engine, root: Path, state: Path, repository: str) -> Workspace:

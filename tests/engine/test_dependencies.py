@@ -60,7 +60,17 @@ def test_no_installer_leftovers(workspace: Workspace, installer: str, ca_secret:
         import sys
 
         subprocess.run(
-            [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--dest", str(workspace.root / "wheels"), "uv"],
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "-q",
+                "--no-deps",
+                "--dest",
+                str(workspace.root / "wheels"),
+                "uv",
+            ],
             check=True,
             capture_output=True,
         )

@@ -115,7 +115,9 @@ def test_buildkit_way(workspace: Workspace) -> None:
     """Asked to, BuildKit builds the whole image from the same Dockerfile, and the result says so and why."""
     result = workspace.build("--way", "buildkit", tag="whole")
     assert result["way"] == "buildkit" and result["why"]
-    assert workspace.python(SHOW.replace("os.environ['LAYERKIT_CHECKPOINT']", "'/app/model/model.pth.tar'"), tag="whole")
+    assert workspace.python(
+        SHOW.replace("os.environ['LAYERKIT_CHECKPOINT']", "'/app/model/model.pth.tar'"), tag="whole"
+    )
 
 
 def test_not_composable_falls_back(workspace: Workspace) -> None:

@@ -31,10 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with the status that the contract names."""
     try:
         signal.signal(signal.SIGTERM, _on_term)
-        cli.main(args=list(arguments) if arguments is not None else None, prog_name="layerkit", standalone_mode=False)
-        status = 0
-    except click.exceptions.Exit as stop:
-        status = stop.exit_code
+        # Without standalone mode click returns the status of --help, --version and Exit.
+        status = cli.main(list(arguments) if arguments is not None else None, "layerkit", standalone_mode=False) or 0
     except click.ClickException as error:
         error.show()
         status = error.exit_code
@@ -86,10 +84,6 @@ def _json_errors(wanted: bool) -> Iterator[None]:
             }
             print(json.dumps({"schema_version": 1, "error": document}, indent=2))
         raise
-
-
-class _Tags(click.ParamType):
-    name = "tag"
 
 
 def _project_options(command: F) -> F:

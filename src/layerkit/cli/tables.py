@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from ..errors import printable
 from ..pipeline import Result
@@ -12,7 +13,7 @@ from .text import duration, size
 __all__ = ["print_plan", "print_result"]
 
 
-def _rows(rows: list[tuple[str, ...]]) -> list[str]:
+def _rows(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 

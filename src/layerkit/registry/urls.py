@@ -86,7 +86,7 @@ def append(url: str, **parameters: str) -> str:
 
 
 def next_page(url: str, link: str | None) -> str | None:
-    """The URL in *link*, a header ``Link: <URL>; rel="next"`` (RFC 8288), in the answer from *url*; None where it is the last."""
+    """The URL in *link*, a header ``Link: <URL>; rel="next"`` (RFC 8288), or None."""
     target: str
     for target, parameters in re.findall(r"<([^<>]*)>([^,<]*)", link or ""):
         if re.search(r'rel\s*=\s*"?next\b', parameters, re.IGNORECASE):

@@ -2,8 +2,8 @@
 
 The rules are those of moby/patternmatcher (``MatchesUsingParentResults``, which BuildKit's file transfer uses):
 patterns start at the root of the context, the last match wins, what matches a folder matches everything in it. They
-are not git's: ``*.md`` leaves ``docs/a.md`` in. Two properties of that function look odd and are kept, since they decide what
-``docker buildx build`` sends (both were seen on BuildKit 0.25):
+are not git's: ``*.md`` leaves ``docs/a.md`` in. Two properties of that function look odd and are kept, since they
+decide what ``docker buildx build`` sends (both were seen with Docker 28.5.2):
 
 - a ``!`` pattern is not looked at in a folder that is not excluded: after ``a/b`` and ``!a``, ``a/b`` stays out;
 - a pattern behind one that already excluded the folder is not looked at there: ``a*``, ``!a/c``, ``a`` keep ``a/c``.

@@ -74,6 +74,12 @@ class Progress:
     def _vertex(self, vertex: Mapping[str, Any]) -> Iterator[Event]:
         key, name = str(vertex.get("digest", "")), printable(str(vertex.get("name", "")), 300)
         error = str(vertex.get("error") or "")
+        if error and name.startswith("importing cache manifest"):
+            # Not there before the first build; BuildKit goes on without it.
+            if key not in self.steps:
+                self.steps[key] = Step(key, name, "canceled")
+                yield Note(f"no build cache to import yet ({name.rpartition(' ')[2]})")
+            return
         if error and "context canceled" in error:
             state = "canceled"
         elif error:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +17,7 @@ def names(text: str) -> list[tuple[str, int]]:
 
 
 def test_continuations_and_comments() -> None:
-    """Continued lines are one instruction with the number of its first; comments and blank lines in it do not end it."""
+    """Continued lines are one instruction, numbered by its first; comments and blank lines in it do not end it."""
     text = "\ufeff# c\nfrom a \\\n  # inside\n\n  as b\n\n  RUN x && \\\r\n y\r\nCMD z"
     assert names(text) == [("FROM", 2), ("RUN", 7), ("CMD", 9)]
     assert instructions(text)[0].words == ("a", "as", "b")
@@ -88,23 +90,43 @@ def test_flags_and_json() -> None:
         pytest.param("FROM a\nCOPY --link --chown=1000 --from=checkpoint . /m", "/m/", (1000, 1000), None, id="uid"),
         pytest.param("FROM a\nCOPY --link --chown=root:5 --from=checkpoint . /m", "/m/", (0, 5), None, id="root"),
         pytest.param("FROM a\nCOPY --link --chmod=0440 --from=checkpoint . /m", "/m/", (0, 0), "0440", id="mode"),
-        pytest.param("FROM a\nWORKDIR /w\nWORKDIR x\nCOPY --link --from=checkpoint . m", "/w/x/m/", (0, 0), None, id="WORKDIR"),
+        pytest.param(
+            "FROM a\nWORKDIR /w\nWORKDIR x\nCOPY --link --from=checkpoint . m", "/w/x/m/", (0, 0), None, id="WORKDIR"
+        ),
         pytest.param("FROM scratch\nCOPY --link --from=checkpoint . m", "/m/", (0, 0), None, id="WORKDIR of scratch"),
-        pytest.param("FROM a AS b\nWORKDIR /w\nFROM b\nCOPY --link --from=checkpoint . m", "/w/m/", (0, 0), None, id="WORKDIR below"),
+        pytest.param(
+            "FROM a AS b\nWORKDIR /w\nFROM b\nCOPY --link --from=checkpoint . m",
+            "/w/m/",
+            (0, 0),
+            None,
+            id="WORKDIR below",
+        ),
         pytest.param("FROM a\nENV D=/m\nCOPY --link --from=checkpoint . $D/x", "/m/x/", (0, 0), None, id="ENV"),
-        pytest.param('FROM a\nENV X=1 D="/m n"\nCOPY --link --from=checkpoint . ${D}', "/m n/", (0, 0), None, id="ENV quoted"),
+        pytest.param(
+            'FROM a\nENV X=1 D="/m n"\nCOPY --link --from=checkpoint . ${D}', "/m n/", (0, 0), None, id="ENV quoted"
+        ),
         pytest.param("FROM a\nENV D /m\nCOPY --link --from=checkpoint . ${D}", "/m/", (0, 0), None, id="old ENV"),
-        pytest.param("FROM a AS b\nENV D=/m\nFROM b\nCOPY --link --from=checkpoint . $D", "/m/", (0, 0), None, id="ENV below"),
+        pytest.param(
+            "FROM a AS b\nENV D=/m\nFROM b\nCOPY --link --from=checkpoint . $D", "/m/", (0, 0), None, id="ENV below"
+        ),
         pytest.param("FROM a\nARG D=/m\nCOPY --link --from=checkpoint . $D", "/m/", (0, 0), None, id="ARG"),
-        pytest.param("ARG D=/m\nFROM a\nARG D\nCOPY --link --from=checkpoint . $D", "/m/", (0, 0), None, id="global ARG"),
+        pytest.param(
+            "ARG D=/m\nFROM a\nARG D\nCOPY --link --from=checkpoint . $D", "/m/", (0, 0), None, id="global ARG"
+        ),
         pytest.param("FROM a\nCOPY --link --from=checkpoint . ${D:-/m}", "/m/", (0, 0), None, id="default"),
-        pytest.param("FROM a\nENV D=x\nCOPY --link --from=checkpoint . ${D:+/m}", "/m/", (0, 0), None, id="alternative"),
-        pytest.param("FROM a\nARG U=7\nCOPY --link --chown=$U:$U --from=checkpoint . /m", "/m/", (7, 7), None, id="owner"),
+        pytest.param(
+            "FROM a\nENV D=x\nCOPY --link --from=checkpoint . ${D:+/m}", "/m/", (0, 0), None, id="alternative"
+        ),
+        pytest.param(
+            "FROM a\nARG U=7\nCOPY --link --chown=$U:$U --from=checkpoint . /m", "/m/", (7, 7), None, id="owner"
+        ),
         pytest.param(f"FROM a AS b\n{LINE}\nFROM b\nRUN x", "/app/model/", (0, 0), None, id="in a stage below"),
         pytest.param(f"FROM scratch AS checkpoint\nFROM a\n{LINE}", "/app/model/", (0, 0), None, id="with its stage"),
-        pytest.param("FROM a\nCOPY --link \\\n # c\n --from=checkpoint \\\n . /m/", "/m/", (0, 0), None, id="continued"),
+        pytest.param(
+            "FROM a\nCOPY --link \\\n # c\n --from=checkpoint \\\n . /m/", "/m/", (0, 0), None, id="continued"
+        ),
     ],
-)  # fmt: skip
+)
 def test_checkpoint_copy(text: str, target: str, owner: tuple[int, int], chmod: str | None) -> None:
     """The line is found, and says folder, owner and mode as BuildKit would understand them."""
     found = find_checkpoint_copy(text)
@@ -137,27 +159,48 @@ def test_target_stage() -> None:
 @pytest.mark.parametrize(
     ("text", "message", "hint"),
     [
-        pytest.param("FROM a\nCOPY --from=checkpoint . /m/", "line 2.*--link", "COPY --link --chown=0:0 --from=checkpoint . /m/", id="no link"),
+        pytest.param(
+            "FROM a\nCOPY --from=checkpoint . /m/",
+            "line 2.*--link",
+            "COPY --link --chown=0:0 --from=checkpoint . /m/",
+            id="no link",
+        ),
         pytest.param("FROM a\nCOPY --link=false --from=checkpoint . /m/", "--link", "COPY --link", id="link=false"),
         pytest.param("FROM a\nCOPY --link --from=checkpoint w.pt /m/", "one source", LINE, id="one file of it"),
         pytest.param("FROM a\nCOPY --link --from=checkpoint . x /m/", "one source", LINE, id="two sources"),
         pytest.param(f"FROM a\n{LINE}\n{LINE}", "lines 2, 3.*2 times", LINE, id="twice"),
-        pytest.param("FROM a\nCOPY --link --chown=app --from=checkpoint . /m", "'app' is a name", "--chown=1000:1000", id="named owner"),
-        pytest.param("FROM a\nCOPY --link --chown=1:app --from=checkpoint . /m", "'app' is a name", "--chown=1000:1000", id="named group"),
+        pytest.param(
+            "FROM a\nCOPY --link --chown=app --from=checkpoint . /m",
+            "'app' is a name",
+            "--chown=1000:1000",
+            id="named owner",
+        ),
+        pytest.param(
+            "FROM a\nCOPY --link --chown=1:app --from=checkpoint . /m",
+            "'app' is a name",
+            "--chown=1000:1000",
+            id="named group",
+        ),
         pytest.param("FROM a\nCOPY --link --from=checkpoint . $D/m", r"\$D is not known", LINE, id="variable"),
         pytest.param("FROM a\nCOPY --link --from=checkpoint . ${D#x}", r"\$D is not known", LINE, id="pattern"),
         pytest.param("FROM a\nCOPY --link --from=checkpoint . m", "relative", LINE, id="relative"),
-        pytest.param("FROM a\nCOPY --link --chmod=u+r --from=checkpoint . /m", "octal", "--chmod=0644", id="symbolic mode"),
+        pytest.param(
+            "FROM a\nCOPY --link --chmod=u+r --from=checkpoint . /m", "octal", "--chmod=0644", id="symbolic mode"
+        ),
         pytest.param("FROM a\nCOPY --link --exclude=x --from=checkpoint . /m", "--exclude", LINE, id="other flag"),
         pytest.param("FROM a\nRUN --mount=type=bind,from=checkpoint,target=/m x", "RUN step", LINE, id="RUN"),
-        pytest.param(f"FROM a AS b\n{LINE}\nFROM a AS c\nRUN x", r"not in the stage that is built \(c\)", LINE, id="other stage"),
-        pytest.param("FROM a\nCOPY src /app\nCMD x", "no line", f"before line 2 (COPY src /app):  {LINE}", id="none, code"),
+        pytest.param(
+            f"FROM a AS b\n{LINE}\nFROM a AS c\nRUN x", r"not in the stage that is built \(c\)", LINE, id="other stage"
+        ),
+        pytest.param(
+            "FROM a\nCOPY src /app\nCMD x", "no line", f"before line 2 (COPY src /app):  {LINE}", id="none, code"
+        ),
         pytest.param("FROM a\nRUN y\nCMD x", "no line", f"before line 3 (CMD x):  {LINE}", id="none, command"),
         pytest.param("FROM a\nRUN y", "no line", f"after line 2 (RUN y):  {LINE}", id="none, nothing"),
         pytest.param("FROM a", "no line", f"after line 1 (FROM a):  {LINE}", id="none, empty stage"),
         pytest.param("RUN x", "no FROM", "", id="no stage"),
     ],
-)  # fmt: skip
+)
 def test_wrong_checkpoint_copy(text: str, message: str, hint: str) -> None:
     """A line that cannot become layers of its own is an error that shows it, and the hint shows the right one."""
     with pytest.raises(ConfigurationError, match=message) as caught:
@@ -175,18 +218,22 @@ def test_wrong_checkpoint_copy(text: str, message: str, hint: str) -> None:
         pytest.param("FROM a AS x\nFROM b\nCOPY --from=x /y /y", "", ("b", "a"), id="the image's own first"),
         pytest.param("FROM a AS x\nFROM b AS y\nFROM x", "", ("a",), id="only what is needed"),
         pytest.param("FROM a AS x\nFROM b", "x", ("a",), id="of the target"),
-        pytest.param("FROM a\nCOPY --from=ghcr.io/x/uv:1 /uv /bin/", "", ("a", "ghcr.io/x/uv:1"), id="COPY from an image"),
+        pytest.param(
+            "FROM a\nCOPY --from=ghcr.io/x/uv:1 /uv /bin/", "", ("a", "ghcr.io/x/uv:1"), id="COPY from an image"
+        ),
         pytest.param("FROM a\nRUN --mount=type=bind,from=c:2,target=/x y", "", ("a", "c:2"), id="mount of an image"),
         pytest.param("FROM a\nFROM b\nCOPY --from=0 /x /x", "", ("b", "a"), id="by number"),
         pytest.param(f"FROM scratch AS checkpoint\nFROM a\n{LINE}", "", ("a",), id="not the checkpoint"),
         pytest.param(f"FROM a\n{LINE}", "", ("a",), id="not the named context"),
         pytest.param("FROM scratch\nCOPY x /", "", (), id="not scratch"),
-        pytest.param("ARG V=3.11\nFROM --platform=$BUILDPLATFORM python:${V}-slim", "", ("python:3.11-slim",), id="ARG"),
+        pytest.param(
+            "ARG V=3.11\nFROM --platform=$BUILDPLATFORM python:${V}-slim", "", ("python:3.11-slim",), id="ARG"
+        ),
         pytest.param("ARG R=x/\nFROM ${R}a:${T:-1}", "", ("x/a:1",), id="defaults"),
         pytest.param("FROM a AS a\nRUN x", "", ("a",), id="a stage named as its image"),
         pytest.param("FROM b AS A\nFROM a", "", ("b",), id="stage names in any case"),
     ],
-)  # fmt: skip
+)
 def test_base_images(text: str, target: str, images: tuple[str, ...]) -> None:
     """The images from elsewhere that a stage needs, and no others."""
     assert base_images(text, target_stage=target) == images
@@ -211,7 +258,5 @@ def test_any_text(text: str) -> None:
     """Any text is read, or refused with a ConfigurationError, and nothing else."""
     instructions(text)
     for question in (base_images, find_checkpoint_copy):
-        try:
+        with contextlib.suppress(ConfigurationError):
             question("FROM a\n" + text)
-        except ConfigurationError:
-            pass
