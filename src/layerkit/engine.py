@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Abilities", "BakeResult", "Engine"]
 
+_NO_DAEMON = "start Docker, or set DOCKER_HOST or the docker context to one that runs"
 _QUICK = 60.0  # seconds for a call that only asks
 _GRACE = 1.5  # seconds between SIGTERM and SIGKILL: all of a Ctrl-C must be over in 2
 _CREDENTIALS = ("401 unauthorized", "authorization failed", "access denied", "authentication required", "403 forbidden",
@@ -168,7 +169,7 @@ class Engine:
             )
             raise LocalResourceError(
                 f"docker: no daemon answers ({printable(said, 200)})",
-                hint="start Docker, or set DOCKER_HOST or the docker context to one that runs",
+                hint=_NO_DAEMON,
             )
         store = ""
         if served:
@@ -349,7 +350,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _lost(stderr: bytes) -> LocalResourceError:
     said = printable(stderr.decode(errors="replace").strip(), 300)
-    return LocalResourceError(f"docker: {said}", hint="is the daemon running? docker info")
+    return LocalResourceError(f"docker: {said}", hint=_NO_DAEMON)
 
 
 def _build_failure(progress: Progress, status: int) -> Exception:

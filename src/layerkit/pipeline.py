@@ -394,7 +394,7 @@ class Session:
             finished = assemble(inputs, runtimes, layers if inside else (), content, key)
             unchanged = not plan.platforms_to_build and not plan.pack and not plan.tags_to_move
             published = (
-                Published(finished.digest, 0)
+                Published(self.destination.identity(finished), 0)
                 if unchanged
                 else self.destination.publish(
                     finished, self.tags, present, packed.packer if packed else None, self.listener

@@ -251,6 +251,9 @@ class CountingProxy:
     def _pump(self, source: socket.socket, sink: socket.socket, count: bool) -> None:
         try:
             while data := source.recv(1 << 18):
+                if count and (answer := self.refuse(data)):
+                    source.sendall(answer)
+                    continue
                 if count:
                     with self._lock:
                         self.received += len(data)
@@ -264,6 +267,8 @@ class CountingProxy:
                 except OSError:
                     pass
             source.close()
+
+    refuse: Callable[[bytes], bytes] = staticmethod(lambda data: b"")  # an answer in the registry's place, or none
 
     def take(self) -> int:
         """Bytes since the last call."""

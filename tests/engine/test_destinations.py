@@ -6,12 +6,13 @@ import json
 import os
 import stat
 import subprocess
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from .conftest import MIB, Workspace, write_weights
+from .conftest import MIB, CountingProxy, Workspace, write_weights
 
 SHOW = "import os,hashlib;p=os.environ['LAYERKIT_CHECKPOINT'];print(hashlib.sha256(open(p,'rb').read()).hexdigest())"
 
@@ -120,21 +121,23 @@ def test_buildkit_way(workspace: Workspace) -> None:
     )
 
 
-def test_not_composable_falls_back(workspace: Workspace) -> None:
-    """Where the runtime image has no placeholder layer, BuildKit builds the image with the real checkpoint, and says why."""
-    (workspace.root / "Dockerfile").write_text(
-        f"FROM {workspace.engine.base} AS built\nCOPY --link --chown=0:0 --from=checkpoint . /app/model/\n"
-        f"FROM {workspace.engine.base}\nCOPY --from=built /app /app\n"
-    )
-    (workspace.root / "layerkit.toml").write_text(
-        f'[image]\nname = "{workspace.repository}"\ndockerfile = "Dockerfile"\n[checkpoint]\npath = "model.pth.tar"\n'
-    )
-    (workspace.root / ".dockerignore").write_text("wheels\n")
-    done = workspace.run("build", "--json", "--push", "-t", "v1", check=False)
+def test_not_composable_falls_back(workspace: Workspace, proxy: CountingProxy) -> None:
+    """Where a registry takes uploads of the builder alone, BuildKit builds the whole image, and the result says why."""
+    body = b'{"errors":[{"code":"UNSUPPORTED","message":"only the builder may upload"}]}'
+    head = b"HTTP/1.1 405 Method Not Allowed\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+
+    def refuse(data: bytes) -> bytes:
+        ours = data.startswith(b"POST ") and b"layerkit" in data.split(b"\r\n\r\n")[0].lower().split(b"user-agent:")[-1]
+        return head % len(body) + body if ours else b""
+
+    proxy.refuse = refuse  # type: ignore[method-assign]
+    name = f"{proxy.host}/test/{uuid.uuid4().hex[:12]}"
+    done = workspace.run("build", "--json", "--push", "-t", "v1", "--set", f"image.name={name}", check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["way"] == "buildkit"
-    assert "placeholder" in result["why"]
+    assert "only the builder may upload" in result["why"]
+    workspace.repository = name
     code = "import os;print(os.path.getsize('/app/model/model.pth.tar'))"
     assert workspace.python(code) == str(20 * MIB)
 

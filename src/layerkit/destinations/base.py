@@ -98,6 +98,9 @@ class Destination(Protocol):
     ) -> int:
         """Record the layers under the checkpoint's key; the bytes uploaded for it."""
 
+    def identity(self, assembled: Assembled) -> Digest:
+        """What the image is called there: its manifest's digest, but for Docker's classic store."""
+
     def publish(
         self, assembled: Assembled, tags: Sequence[str], present: Present, packer: Packer | None, listener: Listener
     ) -> Published:

@@ -291,11 +291,15 @@ class DockerDestination:
 
     # ------------------------------------------------------------------------------------------------- the image
 
+    def identity(self, assembled: Assembled) -> Digest:
+        image = next(iter(assembled.images.values()))
+        return image.config.digest if self._classic else image.manifest.digest
+
     def publish(
         self, assembled: Assembled, tags: Sequence[str], present: Present, packer: Packer | None, listener: Listener
     ) -> Published:
         image = next(iter(assembled.images.values()))
-        identity = str(image.config.digest if self._classic else image.manifest.digest)
+        identity = str(self.identity(assembled))
         loaded = 0
         if self.engine.image(identity) is not None and self._image("docker-image", identity) is not None:
             for tag in tags:

@@ -229,6 +229,9 @@ class LayoutDestination:
 
     # ------------------------------------------------------------------------------------------------- the image
 
+    def identity(self, assembled: Assembled) -> Digest:
+        return assembled.digest
+
     def publish(
         self, assembled: Assembled, tags: Sequence[str], present: Present, packer: Packer | None, listener: Listener
     ) -> Published:

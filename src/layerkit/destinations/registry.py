@@ -209,6 +209,9 @@ class RegistryDestination:
 
     # ------------------------------------------------------------------------------------------------- the image
 
+    def identity(self, assembled: Assembled) -> Digest:
+        return assembled.digest
+
     def publish(
         self, assembled: Assembled, tags: Sequence[str], present: Present, packer: Packer | None, listener: Listener
     ) -> Published:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from pathlib import Path
 
-from ..errors import AuthenticationError, IntegrityError, LayerkitError, RefusedError, TransientError
+from ..errors import AuthenticationError, IntegrityError, LayerkitError, RefusedError
 from ..oci import MAX_MANIFEST_SIZE, MEDIA, Descriptor, Digest, Index, Manifest, Reference, parse_manifest
 from . import urls
 from .answers import Answer, Fault, MissingBlobsError, error_for
@@ -308,7 +308,7 @@ class Repository:
             answer = self._send("GET", url, what, self._pull, {"Range": "bytes=0-0"})
             if answer.status == 416:  # an empty blob has no first byte
                 return size in (0, None)
-            total = _total(answer) if answer.ok else None
+            total = _total(answer.headers.get("content-range", "")) if answer.ok else None
             if answer.ok:
                 return size is None or total is None or total == size
         if answer.status == 404:
@@ -325,44 +325,51 @@ class Repository:
         """
         if not self.exists(descriptor.digest, descriptor.size):
             return False
+        if descriptor.size <= _SMALL:
+            found = self._bytes_at(descriptor, 0, descriptor.size)
+            return found is not None and _hash(found, descriptor.digest.algorithm) == descriptor.digest
+        return all(self._bytes_at(descriptor, at, at + 1) is not None for at in (0, descriptor.size - 1))
+
+    def _bytes_at(self, descriptor: Descriptor, start: int, end: int) -> bytes | None:
+        """The blob's bytes from *start* to *end*, or None where the registry has them not."""
         if descriptor.size == 0:
-            return True
-        try:
-            if descriptor.size <= _SMALL:
-                self.blob(descriptor)
-                return True
-            return self._has_byte(descriptor, 0) and self._has_byte(descriptor, descriptor.size - 1)
-        except AuthenticationError:
-            raise
-        except (IntegrityError, RefusedError):
-            return False
-        except TransientError as error:
-            # It answers HEAD at once and breaks off each GET: that is what missing bytes look like, too.
-            if isinstance(error, Fault) and error.status in (0, 500):
-                return False
-            raise
-
-    def _has_byte(self, descriptor: Descriptor, offset: int) -> bool:
-        what = f"read byte {offset} of {self._of(descriptor.digest)}"
+            return b""
+        what = f"read bytes {start}-{end - 1} of {self._of(descriptor.digest)}"
         url = urls.blob(self._root, self.repository, descriptor.digest)
-        headers = {"Range": f"bytes={offset}-{offset}"}
+        headers = {"Range": f"bytes={start}-{end - 1}"}
+        breaks = 0
 
-        def attempt() -> bool:
+        def attempt() -> bytes | None:
+            nonlocal breaks
             with self._transport.stream("GET", url, host=self.host, what=what, scopes=self._pull, headers=headers) as (
                 response,
                 final,
             ):
-                if response.status == 206:
-                    answer = self._transport.whole(response, final, "GET", what)
-                    return len(answer.body) == 1 and _total(answer) in (None, descriptor.size)
-                if response.status == 200:
-                    # No ranges here. Its length is a promise; the first byte shows that something is behind it.
-                    length = response.headers.get("Content-Length", "")
-                    first = next(self._transport.chunks(response, 1, what, final), b"")
-                    return bool(first) and length in ("", str(descriptor.size))
                 if response.status in (401, 403):
                     raise error_for(self._transport.whole(response, final, "GET", what), what)
-                return False
+                if response.status not in (200, 206):
+                    return None
+                total = _total(response.headers.get("Content-Range", "")) if response.status == 206 else None
+                length = response.headers.get("Content-Length", "")
+                if total not in (None, descriptor.size):
+                    return None
+                if response.status == 200 and length not in ("", str(descriptor.size)):
+                    return None
+                try:
+                    found = b""
+                    # Where ranges are not heeded, all of it would come: what begins is taken for what goes on.
+                    for chunk in self._transport.chunks(response, end - start, what, final):
+                        found += chunk
+                        if len(found) >= end - start:
+                            break
+                except Fault:
+                    # Bytes that are gone look like a broken connection: promised, and the connection closed
+                    # (distribution 2.8). Twice in a row is not the network.
+                    breaks += 1
+                    if breaks > 1:
+                        return None
+                    raise
+                return found if len(found) == end - start else None
 
         return self._transport.retry(attempt)
 
@@ -505,9 +512,9 @@ def _hash(content: bytes, algorithm: str) -> Digest:
     return Digest(algorithm, hashlib.new(algorithm, content).hexdigest())
 
 
-def _total(answer: Answer) -> int | None:
+def _total(content_range: str) -> int | None:
     """The whole's size out of ``Content-Range: bytes 0-0/TOTAL``."""
-    match = re.fullmatch(r"bytes\s+[0-9]+-[0-9]+/([0-9]{1,18})", answer.headers.get("content-range", "").strip())
+    match = re.fullmatch(r"bytes\s+[0-9]+-[0-9]+/([0-9]{1,18})", content_range.strip())
     return int(match[1]) if match else None
 
 

@@ -240,14 +240,14 @@ def _kind(mode: int) -> str:
     return names.get(stat.S_IFMT(mode), "folder" if stat.S_ISDIR(mode) else "special file")
 
 
-def _file(path: str, source: Path) -> ContextFile:
+def _file(path: str, source: Path, status: os.stat_result | None = None) -> ContextFile:
     """A file, links followed."""
     try:
         path.encode()
     except UnicodeEncodeError:
         raise ConfigurationError(f"{path!a}: its name is not UTF-8", hint="rename it") from None
     try:
-        status = source.stat()
+        status = status or source.stat()
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}") from None
     _regular(status, path)
@@ -327,9 +327,12 @@ class _Walk:
                 yield None, self._entry(path, entry)
 
     def _entry(self, path: str, entry: os.DirEntry[str]) -> ContextFile:
-        source = self.root / path
+        source = Path(entry.path)
         if not entry.is_symlink():
-            return _file(path, source)
+            try:
+                return _file(path, source, entry.stat(follow_symlinks=False))
+            except OSError as error:
+                raise ConfigurationError(f"{path}: {error.strerror}") from None
         link = str(source.readlink())
         if not self.own:
             inside = source.resolve()

@@ -71,10 +71,11 @@ def generate(
     return "\n\n".join(stages) + "\n"
 
 
-def ignore_file(project: Project, dockerignore: str = "") -> str:
+def ignore_file(project: Project, requirements: Requirements | None = None, *, dockerignore: str = "") -> str:
     """The ``<Dockerfile>.dockerignore`` with which plain buildx sends no more than layerkit does.
 
     Args:
+        requirements: as for ``generate``: its files are let in whatever else is said.
         dockerignore: the text of the project's own ``.dockerignore``.
     """
     lines = [*dockerignore.removeprefix("\ufeff").splitlines(), *project.code.exclude, *DEFAULT_EXCLUDES]
@@ -82,8 +83,7 @@ def ignore_file(project: Project, dockerignore: str = "") -> str:
         lines.append(project.checkpoint.path)
     if project.dependencies.wheels:
         lines.append(project.dependencies.wheels)
-    if project.dependencies.requirements:
-        lines.append("!" + project.dependencies.requirements)
+    lines += [f"!{path}" for path in (requirements.files if requirements is not None else ())]
     return "\n".join(lines) + "\n"
 
 

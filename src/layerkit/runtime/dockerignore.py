@@ -91,6 +91,18 @@ class Pattern:
         return path.endswith(suffix) or (suffix.startswith("/") and path == suffix[1:])
 
     @property
+    def expression(self) -> str:
+        """The regular expression that ``match`` amounts to."""
+        if self._regexp is not None:
+            return self._regexp.pattern
+        if self._kind == "exact":
+            return re.escape(self.text) + r"\Z"
+        if self._kind == "prefix":
+            return re.escape(self.text[:-2])
+        suffix = self.text[2:]
+        return (rf"(?:.*/)?{re.escape(suffix[1:])}" if suffix.startswith("/") else f".*{re.escape(suffix)}") + r"\Z"
+
+    @property
     def literal(self) -> str:
         """The folders at its start that have no wildcard, as a prefix that every match has; "" for none."""
         special = re.search(r"[*?\[\\]", self.text)
@@ -204,6 +216,10 @@ class Matcher:
         """
         self.patterns = tuple(Pattern.parse(line) for line in read("\n".join(patterns)))
         self._folders: dict[str, tuple[bool, tuple[bool, ...]]] = {}
+        self._all: re.Pattern[str] | None = None
+        if self.patterns and not any(pattern.negative for pattern in self.patterns):
+            # Without exceptions the order does not matter, and one expression decides at once.
+            self._all = re.compile("|".join(pattern.expression for pattern in self.patterns), re.DOTALL)
 
     @classmethod
     def of(cls, text: str) -> Matcher:
@@ -233,6 +249,8 @@ class Matcher:
 
     def _match(self, path: str) -> tuple[bool, tuple[bool, ...]]:
         parent = path.rpartition("/")[0]
+        if self._all is not None:
+            return bool(parent and self._folder(parent)[0]) or self._all.match(path) is not None, ()
         above = self._folder(parent)[1] if parent else ()
         excluded = False
         found = []
