@@ -21,6 +21,7 @@ from .runtime import (
     base_images,
     find_checkpoint_copy,
     find_files,
+    find_includes,
     generate,
     read_requirements,
 )
@@ -214,7 +215,7 @@ def fingerprint(
         dependency_files: frozenset[str] = frozenset()
     else:
         requirements = read_requirements(project)
-        text = generate(project, requirements)
+        text = generate(project, requirements, includes=find_includes(project))
         references = (project.image.base,)
         dependency_files = frozenset(requirements.files) if requirements else frozenset()
     files = find_files(project)

@@ -454,6 +454,10 @@ class _Gone(OSError):
     """The connection is over, by script."""
 
 
+class _Stalled(_Gone):
+    """It is silent from now on."""
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -506,8 +510,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self._route(parts.path)
             except _Reply as reply:
                 self._reply(reply)
-        except _Gone:
+        except _Gone as gone:
             self.close_connection = True
+            if isinstance(gone, _Stalled):  # out here, where no lock is held
+                self.registry._stopping.wait(self.timeout)
 
     def _body(self) -> Iterator[bytes]:
         """The request's body as it comes; what the script says happens in the middle of it."""
@@ -549,9 +555,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _break(self, fault: Fault) -> None:
         if fault.action == "stall":
-            self.registry._stopping.wait(self.timeout)
-        else:
-            self._reset()
+            raise _Stalled("stalled")
+        self._reset()
         raise _Gone(fault.action)
 
     def _reset(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -98,9 +99,8 @@ def write_weights(path: Path, seed: int, size: int = 20 * MIB) -> None:
     """Weights that stand for real ones: bytes without pattern, the same for the same seed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     block = hashlib.sha256(str(seed).encode()).digest()
-    chunks = []
-    for number in range(size // 4096 + 1):
-        chunks.append(hashlib.sha256(block + number.to_bytes(8, "big")).digest() * 128)
+    numbers = range(size // 4096 + 1)
+    chunks = [hashlib.sha256(block + number.to_bytes(8, "big")).digest() * 128 for number in numbers]
     temporary = path.with_suffix(".new")
     temporary.write_bytes(b"".join(chunks)[:size])
     temporary.replace(path)
@@ -118,8 +118,7 @@ class Workspace:
 
     @property
     def settings(self) -> layerkit.Settings:
-        made = layerkit.Settings.from_environment({**os.environ, "LAYERKIT_STATE_DIR": str(self.state)})
-        return made
+        return layerkit.Settings.from_environment({**os.environ, "LAYERKIT_STATE_DIR": str(self.state)})
 
     def fresh_machine(self) -> None:
         """Forget everything that this machine knows."""
@@ -262,10 +261,8 @@ class CountingProxy:
             pass
         finally:
             for end in (source, sink):
-                try:
+                with contextlib.suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass
             source.close()
 
     refuse: Callable[[bytes], bytes] = staticmethod(lambda data: b"")  # an answer in the registry's place, or none

@@ -310,18 +310,38 @@ def check(folder: Path, file: Path | None, overrides: tuple[str, ...], as_json: 
 
 @cli.command()
 @_project_options
-def dockerfile(folder: Path, file: Path | None, overrides: tuple[str, ...]) -> None:
+@click.option(
+    "-o",
+    "--write",
+    "target",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write it there, and FILE.dockerignore beside it.",
+)
+def dockerfile(folder: Path, file: Path | None, overrides: tuple[str, ...], target: Path | None) -> None:
     """Print the Dockerfile that BuildKit is given.
 
-    The same image without layerkit: docker buildx build --build-context checkpoint=DIR -f - .
+    The same image without layerkit: layerkit dockerfile -o Dockerfile, then
+    docker buildx build --build-context checkpoint=DIR [--build-context wheels=DIR] .
     """
+    from ..runtime import find_includes, generate, ignore_file, read_requirements
+
     project = _load(folder, file, overrides)
     if project.image.dockerfile:
-        sys.stdout.write((project.root / project.image.dockerfile).read_text(encoding="utf-8"))
-        return
-    from ..runtime import generate, read_requirements
-
-    sys.stdout.write(generate(project, read_requirements(project)))
+        text = ignore = (project.root / project.image.dockerfile).read_text(encoding="utf-8")
+    else:
+        requirements = read_requirements(project)
+        rules = project.root / ".dockerignore"
+        text = generate(project, requirements, includes=find_includes(project))
+        ignore = ignore_file(project, requirements, dockerignore=rules.read_text() if rules.is_file() else "")
+    if target is None:
+        sys.stdout.write(text)
+    elif project.image.dockerfile:
+        raise click.UsageError("--write is for a generated Dockerfile, not for image.dockerfile")
+    else:
+        target.write_text(text, encoding="utf-8")
+        target.with_name(target.name + ".dockerignore").write_text(ignore, encoding="utf-8")
+        print(target)
 
 
 @cli.command()

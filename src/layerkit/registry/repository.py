@@ -360,7 +360,7 @@ class Repository:
                     # Where ranges are not heeded, all of it would come: what begins is taken for what goes on.
                     for chunk in self._transport.chunks(response, end - start, what, final):
                         found += chunk
-                        if len(found) >= end - start:
+                        if len(found) > end - start or response.status == 200:
                             break
                 except Fault:
                     # Bytes that are gone look like a broken connection: promised, and the connection closed

@@ -131,6 +131,8 @@ class Upload:
         self._may_be_done = False  # a commit may have arrived
         self._mismatches = 0
         self._refused_chunks = False
+        self._asked_in_vain = 0
+        self._digest: Digest | None = None  # once it is known
         self.sent = 0
 
     # ---------------------------------------------------------------------------------------------------- all of it
@@ -171,7 +173,7 @@ class Upload:
         if self._session is None:
             self._begin()
         while self._held < self._size:
-            self._patch(way)
+            self._patch(self._way())
         self._commit()
 
     def _way(self) -> Way:
@@ -217,7 +219,14 @@ class Upload:
     def _ask(self) -> None:
         """Where the session stands (spec, "Pushing a blob in chunks": GET of the location answers 204 with Range)."""
         assert self._session is not None
-        answer = self._send("GET", self._session, "resume the upload of")
+        try:
+            answer = self._send("GET", self._session, "resume the upload of")
+        except Fault:
+            self._asked_in_vain += 1
+            if self._asked_in_vain > 1:
+                self._forget()  # it may be this session that hangs
+            raise
+        self._asked_in_vain = 0
         if not answer.ok:
             # 404: lost (distribution 2.8, after every break inside a PATCH). Others: registries that cannot resume.
             self._forget()
@@ -310,7 +319,7 @@ class Upload:
     def _commit(self) -> None:
         """``PUT LOCATION?digest=DIGEST`` with no body."""
         assert self._session is not None
-        digest = self._content.digest()
+        digest = self._digest = self._content.digest()
         try:
             answer = self._send("PUT", urls.append(self._session, digest=str(digest)), "commit", patience=True)
         except Fault:
@@ -320,7 +329,7 @@ class Upload:
 
     def _send_whole(self, way: Way) -> None:
         """``PUT LOCATION?digest=DIGEST`` with everything (spec, "POST then PUT")."""
-        digest = self._content.digest()
+        digest = self._digest = self._content.digest()
         if self._content.cancelled():
             raise UploadDropped(self.sent)
         self._forget()
@@ -414,7 +423,8 @@ class Upload:
         )
 
     def _what(self, verb: str) -> str:
-        return f"{verb} a blob of {self._size} bytes to {self._name}"
+        named = f"blob {self._digest.short}" if self._digest else "a blob"
+        return f"{verb} {named} ({self._size} bytes) to {self._name}"
 
 
 class _Reader:
