@@ -34,10 +34,12 @@ __all__ = [
 ]
 
 MAX_FILE_SIZE = 1024 * 1024  # bytes; a build description is some kilobytes, and a parser's work grows with it
+_MAX_STATEMENT = 300  # lines of one assignment, from which lines are no longer told in error messages
 FILE_NAMES = ("layerkit.toml", "pyproject.toml")
 
 _CONFIG = ConfigDict(extra="forbid")
 _NUMERIC_OWNER = re.compile(r"(?P<user>\d{1,10}|root)(?::(?P<group>\d{1,10}|root))?")
+_MAX_OWNER = 2**32 - 2  # of a uid_t; its -1 means "leave as it is"
 _OCTAL = re.compile(r"0?[0-7]{3,4}")
 _SECRET_NAME = re.compile(
     r"(?i)(?:^|[_-])(?:token|secret|passwd|password|api_?key|credentials?|private_?key)(?:$|[_-])"
@@ -80,6 +82,8 @@ def _owner(value: str) -> str:
             f"{value!r} is no owner: write numbers, as in '1000:1000' (a layer that is linked, not copied,"
             " has no /etc/passwd to look a name up in; 'root' is 0)"
         )
+    if any(part != "root" and int(part) > _MAX_OWNER for part in value.split(":")):
+        raise ValueError(f"{value!r} is no owner: the highest number is {_MAX_OWNER}")
     return value
 
 
@@ -288,6 +292,10 @@ class Project:
                 raise ValueError("[dependencies] has no effect with image.dockerfile: your Dockerfile installs them")
             if self.code != Code():
                 raise ValueError("[code] has no effect with image.dockerfile: your Dockerfile copies it")
+            plain = Image(self.image.name)
+            for name in ("base", "command", "entrypoint", "workdir", "user", "env", "labels", "expose"):
+                if getattr(self.image, name) != getattr(plain, name):
+                    raise ValueError(f"image.{name} has no effect with image.dockerfile: your Dockerfile says it")
         elif self.image.target:
             raise ValueError("image.target needs image.dockerfile")
         return self
@@ -341,13 +349,13 @@ def load(path: str | Path | None = None, *, root: str | Path | None = None, over
 
 def _find(root: Path, path: Path | None) -> Path:
     if path is not None:
-        file = path if path.is_absolute() or path.exists() else root / path
+        file = root / path if (root / path).is_file() else path
         if not file.is_file():
             raise ConfigurationError(f"no file {str(path)!r}", hint="write one with: layerkit init")
         return file
     for name in FILE_NAMES:
         file = root / name
-        if file.is_file() and (name == "layerkit.toml" or "layerkit" in _parse(file, _read(file)).get("tool", {})):
+        if file.is_file() and (name == "layerkit.toml" or "layerkit" in _tools(_parse(file, _read(file)))):
             return file
     raise ConfigurationError(
         f"no layerkit.toml (and no [tool.layerkit] in a pyproject.toml) in {str(root.absolute())!r}",
@@ -381,7 +389,12 @@ def _parse(file: Path, text: str) -> dict[str, Any]:
 def _table(file: Path, document: dict[str, Any]) -> dict[str, Any]:
     if file.name != "pyproject.toml":
         return document
-    found = document.get("tool", {}).get("layerkit", {})
+    found = _tools(document).get("layerkit", {})
+    return found if isinstance(found, dict) else {}
+
+
+def _tools(document: dict[str, Any]) -> dict[str, Any]:
+    found = document.get("tool", {})
     return found if isinstance(found, dict) else {}
 
 
@@ -392,8 +405,8 @@ def override(document: Mapping[str, Any], assignment: str) -> dict[str, Any]:
         ConfigurationError: the assignment has no '=' or no dotted key.
     """
     key, equals, value = assignment.partition("=")
-    parts = key.strip().split(".")
-    if not equals or len(parts) < 2 or not all(parts):
+    parts = _dotted(key)
+    if not equals or len(parts) < 2:
         raise ConfigurationError(f"{assignment!r} is no assignment", hint="--set image.base=python:3.12-slim")
     try:
         parsed = tomli.loads(f"value = {value.strip()}")["value"]
@@ -407,6 +420,19 @@ def override(document: Mapping[str, Any], assignment: str) -> dict[str, Any]:
         inner = inner[part]
     inner[parts[-1]] = parsed
     return result
+
+
+def _dotted(key: str) -> list[str]:
+    """The parts of a TOML key: ``image.labels."org.example.a"`` has three. None where it is no key."""
+    try:
+        found: Any = tomli.loads(f"{key.strip()} = 0")
+    except (tomli.TOMLDecodeError, RecursionError):
+        return []
+    parts: list[str] = []
+    while isinstance(found, dict) and len(found) == 1:
+        parts += found
+        (found,) = found.values()
+    return parts
 
 
 def _validate(document: Mapping[str, Any], *, root: Path, file: Path, text: str, prefix: tuple[str, ...]) -> Project:
@@ -429,13 +455,14 @@ def _validate(document: Mapping[str, Any], *, root: Path, file: Path, text: str,
     else:
         if not problems:
             return project
+    positions = _positions(text)
     found = sorted(
         (
             Problem(
                 printable(message),
                 where=printable(".".join(where)),
                 file=str(file),
-                line=_line_of(text, prefix + where),
+                line=_line_of(positions, prefix + where),
                 hint=hint,
             )
             for where, message, hint in problems
@@ -463,25 +490,41 @@ def _near(word: str, known: Mapping[str, Any]) -> str:
     return f"did you mean {near[0]!r}?" if near else "known: " + ", ".join(known)
 
 
-def _line_of(text: str, where: tuple[str, ...]) -> int:
-    """The line, from 1, where the key of *where* is first there; 0 where it is not in the file.
+def _positions(text: str) -> dict[tuple[str, ...], int]:
+    """Key -> the line, from 1, where it is first there.
 
-    tomli keeps no positions: the shortest prefix of the file that has the key is the place.
+    tomli keeps no positions: each statement (a header, or an assignment of one or more lines) is read by itself.
     """
-    lines = text.splitlines()
-    for depth in range(len(where), 0, -1):
-        for number in range(1, len(lines) + 1):
-            try:
-                found: Any = tomli.loads("\n".join(lines[:number]))
-            except (tomli.TOMLDecodeError, RecursionError):
-                continue
-            for part in where[:depth]:
-                found = found.get(part) if isinstance(found, dict) else None
-                if found is None:
-                    break
-            else:
-                return number
-    return 0
+    found: dict[tuple[str, ...], int] = {}
+    table: tuple[str, ...] = ()
+
+    def note(value: Any, path: tuple[str, ...], line: int) -> tuple[str, ...]:
+        last = path
+        for key, inner in value.items() if isinstance(value, dict) else ():
+            found.setdefault((*path, key), line)
+            last = note(inner, (*path, key), line)
+        return last
+
+    statement, first = "", 1
+    for number, line in enumerate(text.split("\n"), 1):
+        statement += line + "\n"
+        try:
+            parsed = tomli.loads(statement)
+        except (tomli.TOMLDecodeError, RecursionError):
+            if number - first > _MAX_STATEMENT:
+                break
+            continue
+        if statement.lstrip().startswith("["):
+            table = note(parsed, (), first)
+        else:
+            note(parsed, table, first)
+        statement, first = "", number + 1
+    return found
+
+
+def _line_of(positions: Mapping[tuple[str, ...], int], where: tuple[str, ...]) -> int:
+    """The line of the key *where*, or of the nearest table around it; 0 where none is in the file."""
+    return next((positions[where[:n]] for n in range(len(where), 0, -1) if where[:n] in positions), 0)
 
 
 def schema() -> dict[str, Any]:

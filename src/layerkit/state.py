@@ -17,6 +17,7 @@ from os import stat_result
 from pathlib import Path
 from typing import Any
 
+from .errors import IntegrityError
 from .oci import Digest
 
 __all__ = ["Identity", "State"]
@@ -77,9 +78,11 @@ class State:
         except OSError:
             return self._connect(":memory:")
         except sqlite3.DatabaseError:
-            with contextlib.suppress(OSError):
+            try:
                 path.replace(path.with_suffix(".damaged"))
-            return self._connect(str(path))
+                return self._connect(str(path))
+            except (OSError, sqlite3.Error):
+                return self._connect(":memory:")
 
     def _connect(self, path: str) -> sqlite3.Connection:
         connection = sqlite3.connect(path, timeout=30, check_same_thread=False, isolation_level=None)
@@ -115,9 +118,12 @@ class State:
         with self._cursor() as connection:
             row = connection.execute(
                 "SELECT digest FROM files WHERE path=? AND device=? AND inode=? AND size=? AND mtime=? AND ctime=?",
-                (str(path), identity.device, identity.inode, identity.size, identity.mtime, identity.ctime),
+                (_name(path), identity.device, identity.inode, identity.size, identity.mtime, identity.ctime),
             ).fetchone()
-        return Digest.parse(row[0]) if row else None
+        try:
+            return Digest.parse(row[0]) if row else None
+        except IntegrityError:
+            return None
 
     def remember_file(self, path: Path, identity: Identity, digest: Digest) -> None:
         """Keep that the file at *path* has *digest* as long as it has this *identity*."""
@@ -126,7 +132,7 @@ class State:
             connection.execute(
                 "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
-                    str(path),
+                    _name(path),
                     identity.device,
                     identity.inode,
                     identity.size,
@@ -141,7 +147,7 @@ class State:
         row = None
         with self._cursor() as connection:
             row = connection.execute("SELECT value FROM records WHERE kind=? AND key=?", (kind, key)).fetchone()
-        return json.loads(row[0]) if row else None
+        return _value(row[0]) if row else None
 
     def put(self, kind: str, key: str, value: Any) -> None:
         """Keep a JSON *value* under *kind* and *key*."""
@@ -155,4 +161,16 @@ class State:
         rows: list[tuple[str, str]] = []
         with self._cursor() as connection:
             rows = connection.execute("SELECT key, value FROM records WHERE kind=? ORDER BY key", (kind,)).fetchall()
-        return {key: json.loads(value) for key, value in rows}
+        return {key: _value(value) for key, value in rows}
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _name(path: Path) -> str:
+    """*path* as text; SQLite takes no surrogates, which names that are not UTF-8 have."""
+    return str(path).encode(errors="backslashreplace").decode()

@@ -8,7 +8,7 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ..errors import CheckpointError, printable
 from ..state import Identity
@@ -61,7 +61,10 @@ def find(pattern: str, root: Path) -> tuple[File, ...]:
     if os.path.lexists(whole):
         named, wild = [whole], False
     elif glob.has_magic(expanded):
-        named, wild = [Path(root, match) for match in sorted(glob.glob(expanded, root_dir=root, recursive=True))], True
+        matches = [Path(root, match) for match in sorted(glob.glob(expanded, root_dir=root, recursive=True))]
+        # What lies in a matched folder comes with the folder, once (as with "weights/**").
+        folders = {match for match in matches if match.is_dir()}
+        named, wild = [match for match in matches if folders.isdisjoint(match.parents)], True
     else:
         named, wild = [], False
     if not named:
@@ -72,13 +75,29 @@ def find(pattern: str, root: Path) -> tuple[File, ...]:
     problems: list[str] = []
     found: dict[str, File] = {}
     for start in named:
-        for path, place in _walk(start, under="" if not wild else start.name, problems=problems):
-            file = _check(path, place, inside=_trusted(root, start), listed=place == start, problems=problems)
+        inside = _trusted(root, start)
+        # A private file that only a wildcard matches was not asked for.
+        asked = not wild or _is_private(Path(expanded).name)
+        for path, place in _walk(start, under="" if not wild else start.name, inside=inside, problems=problems):
+            named_itself = place == start
+            file = _check(
+                path,
+                place,
+                inside=inside,
+                named=named_itself,
+                private=named_itself and asked,
+                problems=problems,
+            )
             if file is None:
                 continue
             if path in found and found[path].source != file.source:
                 problems.append(f"{printable(path)}: two files would have this name in the image")
             found[path] = file
+    problems += [
+        f"{printable(path)}: in the image a file would have the name of its folder"
+        for path in found
+        if any(str(parent) in found for parent in PurePosixPath(path).parents)
+    ]
     if not problems and not found:
         problems.append(f"{printable(pattern)}: an empty folder")
     if problems:
@@ -104,7 +123,7 @@ def _trusted(root: Path, start: Path) -> tuple[Path, ...]:
     return (Path(os.path.realpath(root)), Path(os.path.realpath(named)))
 
 
-def _walk(start: Path, *, under: str, problems: list[str]) -> Iterator[tuple[str, Path]]:
+def _walk(start: Path, *, under: str, inside: tuple[Path, ...], problems: list[str]) -> Iterator[tuple[str, Path]]:
     """(path below the target, place on disk) of everything that is no folder."""
     if not start.is_dir():
         yield start.name, start
@@ -123,11 +142,11 @@ def _walk(start: Path, *, under: str, problems: list[str]) -> Iterator[tuple[str
             path = f"{prefix}/{entry.name}" if prefix else entry.name
             if _is_private(entry.name):
                 problems.append(f"{printable(path)}: looks private")
-            elif entry.is_dir():
+            elif os.path.isdir(entry.path):  # noqa: PTH112 - the others raise for a loop, or for no permission
                 real = os.path.realpath(entry.path)
                 if real in above:
                     problems.append(f"{printable(path)}: a symlink loop")
-                elif entry.is_symlink() and not real.startswith(above[0] + os.sep):
+                elif entry.is_symlink() and not any(Path(real).is_relative_to(folder) for folder in inside):
                     problems.append(f"{printable(path)}: a symlink that leads out of the folder")
                 else:
                     stack.append((path, Path(entry.path), (*above, real)))
@@ -139,12 +158,15 @@ def _is_private(name: str) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in _PRIVATE)
 
 
-def _check(path: str, place: Path, *, inside: tuple[Path, ...], listed: bool, problems: list[str]) -> File | None:
+def _check(
+    path: str, place: Path, *, inside: tuple[Path, ...], named: bool, private: bool, problems: list[str]
+) -> File | None:
+    """The file, or a problem more. *named*: not found in a folder; *private*: it may look so."""
     shown = printable(path)
     if any(ord(c) < 32 or 0x7F <= ord(c) < 0xA0 or 0xD800 <= ord(c) <= 0xDFFF for c in path):
         problems.append(f"{path!a}: its name is not printable UTF-8")
         return None
-    if _is_private(place.name) and not listed:
+    if _is_private(place.name) and not private:
         problems.append(f"{shown}: looks private")
         return None
     try:
@@ -164,7 +186,7 @@ def _check(path: str, place: Path, *, inside: tuple[Path, ...], listed: bool, pr
             problems.append(f"{shown}: no regular file")
         elif source != place.absolute() and not any(source.is_relative_to(folder) for folder in inside):
             problems.append(f"{shown}: a symlink that leads out of the folder")
-        elif status.st_size == 0 and listed:
+        elif status.st_size == 0 and named:
             problems.append(f"{shown}: is empty")
         elif status.st_size <= _LFS_LIMIT and os.pread(handle, len(_LFS_MARK), 0) == _LFS_MARK:
             problems.append(f"{shown}: a Git LFS pointer, not the file")

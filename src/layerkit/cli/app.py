@@ -61,7 +61,7 @@ def _show(error: LayerkitError) -> None:
     if isinstance(error, ConfigurationError):
         for problem in error.problems:
             if str(problem) != error.message:
-                print(f"  {problem}", file=sys.stderr)
+                print(f"  {printable(str(problem))}", file=sys.stderr)
     if isinstance(error, BuildError):
         for line in error.log:
             print(f"  | {line}", file=sys.stderr)
@@ -328,7 +328,11 @@ def dockerfile(folder: Path, file: Path | None, overrides: tuple[str, ...], targ
 
     project = _load(folder, file, overrides)
     if project.image.dockerfile:
-        text = ignore = (project.root / project.image.dockerfile).read_text(encoding="utf-8")
+        path = project.root / project.image.dockerfile
+        try:
+            text = ignore = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"image.dockerfile: {path}: {error}") from None
     else:
         requirements = read_requirements(project)
         rules = project.root / ".dockerignore"
@@ -339,8 +343,11 @@ def dockerfile(folder: Path, file: Path | None, overrides: tuple[str, ...], targ
     elif project.image.dockerfile:
         raise click.UsageError("--write is for a generated Dockerfile, not for image.dockerfile")
     else:
-        target.write_text(text, encoding="utf-8")
-        target.with_name(target.name + ".dockerignore").write_text(ignore, encoding="utf-8")
+        try:
+            target.write_text(text, encoding="utf-8")
+            target.with_name(target.name + ".dockerignore").write_text(ignore, encoding="utf-8")
+        except OSError as error:
+            raise ConfigurationError(f"--write: {error.filename}: {error.strerror}") from None
         print(target)
 
 
@@ -375,6 +382,8 @@ def init(folder: Path, force: bool, only_print: bool) -> None:
             stream.write(text)
     except FileExistsError:
         raise ConfigurationError(f"{target} is there already", hint="--force writes over it") from None
+    except OSError as error:
+        raise ConfigurationError(f"{target}: cannot be written: {error.strerror}") from None
     for line in found.reasons:
         print(f"  {printable(line)}", file=sys.stderr)
     print(target)

@@ -6,6 +6,7 @@ Events come from several threads; one lock keeps lines whole.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import threading
 import time
@@ -19,12 +20,17 @@ from .text import duration, size
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress, TaskID
+    from rich.progress import TaskID
 
 __all__ = ["Display", "display"]
 
 _EVERY = 5.0  # seconds between two plain lines of one transfer
-_INTERNAL = "[internal]"
+# Steps of BuildKit's own making, which tell nobody anything: what it loads, and the second half of each linked copy.
+_INTERNAL = re.compile(r"\[(internal|context [^]]*)\]|\[[^]]*\] LINK |resolving provenance")
+
+
+def _worth_showing(name: str) -> bool:
+    return _INTERNAL.match(name) is None
 
 
 class Display(Protocol):
@@ -95,9 +101,9 @@ class _Plain(_Quiet):
                     self._say(name, f"done in {duration(seconds)}")
                 case Phase(name, "failed", seconds):
                     self._say(name, f"failed after {duration(seconds)}")
-                case Step(_, name, "cached", _) if _INTERNAL not in name:
+                case Step(_, name, "cached", _) if _worth_showing(name):
                     self._say("build", f"CACHED {name}")
-                case Step(_, name, "running", _) if _INTERNAL not in name:
+                case Step(_, name, "running", _) if _worth_showing(name):
                     self._say("build", name)
                 case Step(_, name, "failed", _):
                     self._say("build", f"FAILED {name}")
@@ -130,84 +136,75 @@ class _Plain(_Quiet):
 
 
 class _Live(_Quiet):
-    """Rows that move: one for each running build step, one with bytes, rate and time left for each upload."""
+    """Rows that move: one for each step, and below them one with bytes, rate and time left for each transfer."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console
         self._lock = threading.Lock()
         self._tasks: dict[str, TaskID] = {}
 
-    def _make(self) -> Progress:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    def __enter__(self) -> _Live:
+        from rich.console import Console, Group
+        from rich.live import Live
+        from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
+        from rich.text import Text
 
-        class Columns(TextColumn):
-            def render(self, task):  # type: ignore[no-untyped-def]
-                from rich.text import Text
-
-                if not task.fields.get("bytes"):
-                    return Text("")
-                left = task.time_remaining
-                rate = f"{size(task.speed)}/s" if task.speed else ""
-                more = f"{duration(left)} left" if left else ""
-                return Text(f"{size(task.completed)} of {size(task.total)}  {rate}  {more}", style="cyan")
+        class Bytes(TextColumn):
+            def render(self, task: Task) -> Text:
+                done = f"{size(task.completed)} of {size(task.total)}"
+                if task.finished or not task.speed:
+                    return Text(done)
+                left = f"  {duration(max(task.time_remaining, 1), whole=True)} left" if task.time_remaining else ""
+                return Text(f"{done}  {size(task.speed)}/s{left}")
 
         console = self._console or Console(stderr=True)
-        return Progress(
-            SpinnerColumn(finished_text="✓"),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            Columns(""),
-            TimeElapsedColumn(),
-            console=console,
-            transient=False,
-        )
-
-    def __enter__(self) -> _Live:
-        self._progress = self._make()
-        self._progress.start()
+        name = TextColumn("{task.description}", markup=False)
+        spinner, elapsed = SpinnerColumn(finished_text="✓"), TimeElapsedColumn()
+        self._steps = Progress(spinner, elapsed, name, console=console)
+        self._transfers = Progress(spinner, elapsed, name, BarColumn(bar_width=20), Bytes(""), console=console)
+        self._live = Live(Group(self._steps, self._transfers), console=console, refresh_per_second=10)
+        self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._lock:
-            for task in self._progress.tasks:
-                if not task.finished and error is None:
-                    self._progress.update(task.id, total=1, completed=1)
-            self._progress.stop()
+            for task in self._steps.tasks:
+                if not task.finished:
+                    self._steps.stop_task(task.id)
+                    if error is None:
+                        self._steps.update(task.id, total=1, completed=1)
+            self._live.stop()
 
     def __call__(self, event: Event) -> None:
         with self._lock:
             match event:
                 case Phase("plan" | "compose" as name, state, _):
                     self._row(f"phase-{name}", name, done=state != "started")
-                case Step(id, name, state, _) if _INTERNAL not in name:
-                    shown = name if len(name) <= 70 else name[:69] + "…"
+                case Step(id, name, state, _) if _worth_showing(name):
                     mark = {"cached": "CACHED ", "failed": "FAILED "}.get(state, "")
-                    self._row(id, f"build  {mark}{shown}", done=state != "running")
+                    shown, room = f"build  {mark}{name}", self._live.console.width - 12
+                    self._row(id, shown if len(shown) <= room else shown[: room - 1] + "…", done=state != "running")
                 case Transfer():
                     self._transfer(event)
                 case Note(message, level):
-                    self._progress.console.print(
-                        f"{'warning' if level == 'warning' else 'note'}: {printable(message)}",
-                        markup=False,
-                        highlight=False,
-                    )
+                    label = "warning" if level == "warning" else "note"
+                    self._live.console.print(f"{label}: {printable(message)}", markup=False, highlight=False)
 
     def _row(self, key: str, description: str, *, done: bool) -> None:
         if key not in self._tasks:
-            self._tasks[key] = self._progress.add_task(description, total=None)
-        self._progress.update(
+            self._tasks[key] = self._steps.add_task(description, total=None)
+        self._steps.update(
             self._tasks[key], description=description, total=1 if done else None, completed=1 if done else 0
         )
 
     def _transfer(self, event: Transfer) -> None:
-        label = f"checkpoint  {event.label}"
+        label = f"checkpoint  {printable(event.label, 40)}"
         if event.state == "dropped":
             label += "  (there already)"
         if event.note:
             label += f"  ({event.note})"
         if event.id not in self._tasks:
-            self._tasks[event.id] = self._progress.add_task(label, total=event.total, bytes=True)
-        self._progress.update(self._tasks[event.id], description=label, total=event.total, completed=event.done)
+            self._tasks[event.id] = self._transfers.add_task(label, total=event.total)
+        self._transfers.update(self._tasks[event.id], description=label, total=event.total, completed=event.done)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,8 +48,9 @@ def look(folder: Path) -> Found:
     requirements = folder / "requirements.txt"
     if requirements.is_file():
         found.requirements = "requirements.txt"
-        names = set(re.findall(r"(?m)^\s*([A-Za-z0-9][A-Za-z0-9._-]*)", requirements.read_text(errors="replace")))
-        heavy = [n for n in _HEAVY if n.rstrip("-*") in {re.sub(r"[-_.]+", "-", x).lower() for x in names}]
+        found_names = re.findall(r"(?m)^\s*([A-Za-z0-9][A-Za-z0-9._-]*)", requirements.read_text(errors="replace"))
+        names = {re.sub(r"[-_.]+", "-", name).lower() for name in found_names}
+        heavy = [pattern for pattern in _HEAVY if fnmatch.filter(names, pattern)]
         found.separate = tuple(heavy)
         found.reasons.append(f"dependencies.separate = {list(heavy)}: the heavy packages of requirements.txt")
     programs = [program for program in _PROGRAMS if (folder / program).is_file()]

@@ -16,9 +16,9 @@ def size(count: float | None) -> str:
     return f"{count:.1f} TiB"
 
 
-def duration(seconds: float) -> str:
-    """0.42 s, 12 s, 3 min 05 s."""
-    if seconds < 10:
+def duration(seconds: float, *, whole: bool = False) -> str:
+    """0.42 s, 12 s, 3 min 05 s; *whole* seconds for an estimate."""
+    if seconds < 10 and not whole:
         return f"{seconds:.2f} s"
     if seconds < 60:
         return f"{seconds:.0f} s"

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ..assemble import Assembled, Runtime, checkpoint_image
 from ..checkpoint import Ownership, Packer
 from ..engine import BakeResult
-from ..errors import IntegrityError, LocalResourceError
+from ..errors import CheckpointError, IntegrityError, LocalResourceError, printable
 from ..events import Listener, Transfer
 from ..oci import Config, Descriptor, Digest, Image, Index, Layer, Manifest, Platform, dump, parse_manifest
 from ..plan import Present
@@ -66,7 +67,10 @@ class LayoutDestination:
             return {"schemaVersion": 2, "manifests": []}
         except (OSError, ValueError) as error:
             raise LocalResourceError(f"{self.name}: index.json cannot be read: {error}") from None
-        if not isinstance(document, dict) or not isinstance(document.get("manifests"), list):
+        if not isinstance(document, dict):
+            document = {}
+        entries = document.get("manifests")
+        if not isinstance(entries, list) or not all(isinstance(item, dict) for item in entries):
             raise LocalResourceError(f"{self.name}: index.json is no image index", hint="name an empty folder")
         return document
 
@@ -163,7 +167,7 @@ class LayoutDestination:
                 digest = packer.known(index)
                 return digest is not None and self._holds(packer.blueprints[index].layer(digest).descriptor)
 
-            done = 0
+            done, written = 0, hashlib.sha256()
             with self._writing() as (stream, keep):
                 for chunk in blueprint.open():
                     if stopped():
@@ -171,6 +175,7 @@ class LayoutDestination:
                     if there():
                         break
                     stream.write(chunk)
+                    written.update(chunk)
                     done += len(chunk)
                     listener(Transfer(f"checkpoint-{index}", label, done, blueprint.size))
                 digest = packer.digest(index)
@@ -179,6 +184,11 @@ class LayoutDestination:
                     dropped += done
                     listener(Transfer(f"checkpoint-{index}", label, blueprint.size, blueprint.size, "dropped"))
                 else:
+                    if written.hexdigest() != digest.hex:
+                        raise CheckpointError(
+                            f"checkpoint: {printable(label)} changed while it was read; nothing was tagged",
+                            hint="build again when it is no longer written to",
+                        )
                     keep(digest)
                     uploaded += blueprint.size
                     new.add(digest)
@@ -256,11 +266,17 @@ class LayoutDestination:
             new = [replace(descriptor, annotations={_REF_NAME: tag}).to_json() for tag in tags]
             document["manifests"] = [*kept, *new]
 
+    def _lock(self) -> TextIO:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return (self.folder / "index.json.lock").open("w")
+        except OSError as error:
+            raise LocalResourceError(f"{self.name}: cannot be written: {error.strerror}") from None
+
     @contextlib.contextmanager
     def _locked(self) -> Iterator[dict[str, Any]]:
         """The index, to be changed; written whole, under a lock that buildx's own writer takes too."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "index.json.lock").open("w") as lock:
+        with self._lock() as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             document = self._index()
             yield document

@@ -91,7 +91,7 @@ def _config(
              "comment": "layerkit"}
             for layer in layers
         ]  # fmt: skip
-    settings = document.setdefault("config", {})
+    settings = document["config"] = document.get("config") or {}  # null in images with no settings
     if environment:
         kept = [item for item in settings.get("Env") or () if item.partition("=")[0] not in environment]
         settings["Env"] = kept + [f"{name}={value}" for name, value in sorted(environment.items())]

@@ -67,7 +67,9 @@ class Platform:
         parts = text.split("/")
         if not 2 <= len(parts) <= 3 or not all(parts):
             raise ValueError(f"not a platform: {text!r} (expected os/architecture, as in linux/amd64)")
-        # containerd's platforms.Normalize: arm64's only variant v8 is left out.
+        # containerd's platforms.Normalize: other names of the two, and arm64's only variant v8 is left out.
+        parts = [part.lower() for part in parts]
+        parts[1] = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64"}.get(parts[1], parts[1])
         if parts[1:] == ["arm64", "v8"]:
             parts.pop()
         return cls(*parts)

@@ -32,6 +32,14 @@ class Config:
             raise IntegrityError(f"not an image configuration: {error}") from None
         if not isinstance(document, dict) or not isinstance(document.get("rootfs"), dict):
             raise IntegrityError("not an image configuration: no rootfs")
+        settings, history = document.get("config") or {}, document.get("history") or []
+        if not isinstance(history, list) or not all(isinstance(item, dict) for item in history):
+            raise IntegrityError("not an image configuration: history is no list of objects")
+        if not isinstance(settings, dict) or not isinstance(settings.get("Labels") or {}, dict):
+            raise IntegrityError("not an image configuration: config or its Labels are no object")
+        variables = settings.get("Env") or []
+        if not isinstance(variables, list) or not all(isinstance(item, str) for item in variables):
+            raise IntegrityError("not an image configuration: Env is no list of strings")
         config = cls(raw, document, media_type)
         _ = config.diff_ids
         return config
@@ -53,7 +61,7 @@ class Config:
 
     @property
     def history(self) -> tuple[Mapping[str, Any], ...]:
-        return tuple(item for item in self.document.get("history") or () if isinstance(item, dict))
+        return tuple(self.document.get("history") or ())
 
     @property
     def platform(self) -> Platform:
@@ -62,8 +70,7 @@ class Config:
     @property
     def settings(self) -> Mapping[str, Any]:
         """The execution parameters: Env, Cmd, Labels, …"""
-        found = self.document.get("config") or {}
-        return found if isinstance(found, dict) else {}
+        return self.document.get("config") or {}
 
     @property
     def labels(self) -> Mapping[str, str]:

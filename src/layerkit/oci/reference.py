@@ -64,7 +64,8 @@ class Reference:
             host = _DOCKER_HUB
         if host == _DOCKER_HUB and "/" not in path:
             path = f"library/{path}"
-        if not _HOST.fullmatch(host):
+        port = host.rpartition("]")[2].rpartition(":")[2]
+        if not _HOST.fullmatch(host) or (port.isdigit() and ":" in host and int(port) > 65535):
             raise ConfigurationError(f"{shown!a} is not an image reference: bad host {host[:100]!a}")
         if not _PATH.fullmatch(path) or len(path) > 255:
             lower = "; a repository is lower case" if path != path.lower() else ""

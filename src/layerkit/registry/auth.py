@@ -126,8 +126,12 @@ class Authorizer:
             challenge = self._challenges.get(host)
             return self._answer(host, challenge, wanted) if challenge is not None else None
 
-    def renew(self, host: str, challenges: tuple[Challenge, ...], wanted: Scopes, refused: str | None) -> str:
-        """The header to try after *host* answered 401 to *refused*.
+    def renew(
+        self, host: str, challenges: tuple[Challenge, ...], wanted: Scopes, refused: str | None
+    ) -> tuple[str, bool]:
+        """The header to try after *host* answered 401 to *refused*, and whether it is new.
+
+        One that is not new is another thread's, or for more than is wanted: it may be as stale as the refused one.
 
         Raises:
             AuthenticationError: there is nothing (else) to try.
@@ -144,14 +148,15 @@ class Authorizer:
             self._challenges[host] = challenge
             for key in [key for key, token in self._tokens.items() if token.header == refused]:
                 del self._tokens[key]
+            known = {token.header for token in self._tokens.values()}
             # What it asks for besides is asked for too: registries name actions that the specification does not.
-            fresh = self._answer(host, challenge, wanted | challenge.scopes)
-            if fresh == refused:
+            header = self._answer(host, challenge, wanted | challenge.scopes)
+            if header == refused:
                 raise AuthenticationError(
                     f"registry {host}: HTTP 401: the credentials are not accepted",
                     hint=f"log in again: docker login {host}",
                 )
-            return fresh
+            return header, header not in known
 
     def _answer(self, host: str, challenge: Challenge, wanted: Scopes) -> str:
         login = self._credentials.login(host)

@@ -164,16 +164,17 @@ class Transport:
         ours = urls.origin(url) == urls.origin(self.root(host))
         sent = {"Accept-Encoding": "identity", "User-Agent": f"layerkit/{__version__}", **(headers or {})}
         authorization = self._authorizer.header(host, scopes) if ours else None
-        for attempt in (1, 2):
+        exhausted = not ours
+        while True:
             if authorization is not None:
                 sent["Authorization"] = authorization
             response, final = self._exchange(method, url, sent, body, what, patience)
             try:
-                if response.status == 401 and ours and urls.origin(final) == urls.origin(url) and attempt == 1:
+                if response.status == 401 and not exhausted and urls.origin(final) == urls.origin(url):
                     challenges = parse_challenges(response.headers.get("WWW-Authenticate"))
                     refusal = self.whole(response, final, method, what)
                     try:
-                        authorization = self._authorizer.renew(host, challenges, scopes, authorization)
+                        authorization, exhausted = self._authorizer.renew(host, challenges, scopes, authorization)
                     except AuthenticationError as error:
                         said = f": {refusal.text}" if refusal.text and "HTTP 401" in error.message else ""
                         raise AuthenticationError(f"{what}: {error.message}{said}", hint=error.hint) from None
@@ -201,10 +202,12 @@ class Transport:
         """
         mark, fruitless = advanced(), 0
 
-        def stop(state: tenacity.RetryCallState) -> bool:
+        def count(state: tenacity.RetryCallState) -> None:
             nonlocal mark, fruitless
             now = advanced()
             mark, fruitless = (now, 1) if now > mark else (mark, fruitless + 1)
+
+        def stop(state: tenacity.RetryCallState) -> bool:
             return fruitless > self._retries
 
         def wait(state: tenacity.RetryCallState) -> float:
@@ -214,14 +217,19 @@ class Transport:
             return random.uniform(0.5, 1.0) * min(0.5 * 2.0 ** min(fruitless - 1, 10), self.limits.backoff)
 
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(Fault), stop=stop, wait=wait, sleep=self._pause, reraise=True
+            retry=tenacity.retry_if_exception_type(Fault),
+            after=count,
+            stop=stop,
+            wait=wait,
+            sleep=self._pause,
+            reraise=True,
         )
         try:
             return retrying(attempt)
         except Fault as error:
-            count = int(retrying.statistics.get("attempt_number", 1))
+            attempts = int(retrying.statistics.get("attempt_number", 1))
             raise Fault(
-                f"{error.message} ({count} attempts)",
+                f"{error.message} ({attempts} attempts)",
                 status=error.status,
                 retry_after=error.retry_after,
                 hint=error.hint,

@@ -30,6 +30,8 @@ __all__ = [
 
 # Docker Hub's name is not its address: moby, registry/config.go, "IndexHostname" and "DefaultV2Registry".
 _ADDRESSES = {"docker.io": "registry-1.docker.io"}
+# No user information, no other script: RFC 3986, section 3.2.2, as far as registries use it.
+_NETLOC = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 
 def is_loopback(host: str) -> bool:
@@ -126,11 +128,11 @@ def follow(url: str, location: str, *, insecure: Collection[str] = ()) -> str:
         raise RefusedError(
             f"registry {host_of(url)}: sends us to an address that is none: {_shown(location)}"
         ) from None
-    if parts.scheme not in ("http", "https") or not name or parts.username is not None:
+    if parts.scheme not in ("http", "https") or not _NETLOC.fullmatch(parts.netloc):
         raise RefusedError(f"registry {host_of(url)}: sends us to {_shown(location)}")
     if parts.scheme == "http" and asked.scheme == "https":
         if name == asked_name:
-            return urlunsplit(("https", asked.netloc, quote_path(parts.path), parts.query, ""))
+            return urlunsplit(("https", asked.netloc, _quoted(parts.path), _quoted(parts.query), ""))
         if host_of(target) not in insecure:
             raise RefusedError(
                 f"registry {host_of(url)}: sends us to {parts.netloc} without TLS",
@@ -141,12 +143,12 @@ def follow(url: str, location: str, *, insecure: Collection[str] = ()) -> str:
             f"registry {host_of(url)}: sends us to the private address {printable(name)}:{port or ''}".rstrip(":"),
             hint="nothing was sent there",
         )
-    return urlunsplit((parts.scheme, parts.netloc, quote_path(parts.path), parts.query, ""))
+    return urlunsplit((parts.scheme, parts.netloc, _quoted(parts.path), _quoted(parts.query), ""))
 
 
-def quote_path(path: str) -> str:
-    """*path* with what may not stand in a request line (spaces, controls, non-ASCII) percent-encoded."""
-    return quote(path, safe="/%:@!$&'()*+,;=~-._")
+def _quoted(text: str) -> str:
+    """A path or query with what may not stand in a request line (spaces, controls, non-ASCII) percent-encoded."""
+    return quote(text, safe="/%:@!$&'()*+,;=~-._?", errors="replace")
 
 
 def _name(host: str) -> str:

@@ -237,7 +237,7 @@ def test_ignore_file() -> None:
         code=Code(["src"], exclude=["src/tests"]),
         checkpoint=Checkpoint("weights/*.pt"),
     )
-    matcher = Matcher.of(ignore_file(project, "*.txt\n"))
+    matcher = Matcher.of(ignore_file(project, requirements("six"), dockerignore="*.txt\n"))
     for path in ("weights/a.pt", "wheelhouse/a.whl", "src/tests/t.py", "a.txt", "src/.git/x", "a/__pycache__/b.pyc"):
         assert matcher.excludes(path)
     for path in ("requirements.txt", "src/a.py"):

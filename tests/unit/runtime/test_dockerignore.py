@@ -87,6 +87,17 @@ PARTS = st.sampled_from(["a", "b", "ab", "a*", "*", "?", "*.md", "[ab]", "d"])
 PATTERNS = st.lists(PARTS, min_size=1, max_size=3).map("/".join)
 
 
+@given(st.lists(PATTERNS | st.sampled_from(["**/a", "a/**", "**", "**b", "**/*.md", "a/**/b"]), max_size=5), PATHS)
+def test_one_expression(patterns: list[str], path: str) -> None:
+    """All patterns as one expression decide as each in its turn does."""
+    one = any(Pattern.parse(p).match(part) for p in patterns for part in _with_folders(path))
+    assert Matcher(patterns).excludes(path) == one
+
+
+def _with_folders(path: str) -> list[str]:
+    return [*(path[:i] for i, c in enumerate(path) if c == "/"), path]
+
+
 @settings(max_examples=400, deadline=None)
 @given(st.lists(PATTERNS, max_size=5), PATHS)
 def test_as_docker_py(patterns: list[str], path: str) -> None:
