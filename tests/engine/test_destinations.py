@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import signal
 import stat
 import subprocess
+import tempfile
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,8 +22,6 @@ SHOW = "import os,hashlib;p=os.environ['LAYERKIT_CHECKPOINT'];print(hashlib.sha2
 
 
 def _sha256(path: Path) -> str:
-    import hashlib
-
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -185,3 +187,62 @@ def test_attestations_follow_the_composed_image(workspace: Workspace) -> None:
     write_weights(workspace.root / "model.pth.tar", seed=4)
     result = workspace.build("--set", 'builder.attest=["type=provenance,mode=max"]')
     assert result["rebuilt"] == ["checkpoint"] and result["builder"]["ran"] is False
+
+
+@pytest.fixture
+def remote_builder(workspace: Workspace, tmp_path: Path) -> Iterator[str]:
+    """A builder of the remote driver, in front of the same engine: nothing that it builds is in the local Docker."""
+    name = f"remote-{uuid.uuid4().hex[:8]}"
+    with tempfile.TemporaryDirectory(prefix="lk-") as folder:  # short: a socket's path has at most 107 bytes
+        command = ["socat", f"UNIX-LISTEN:{folder}/b.sock,fork", "EXEC:docker buildx dial-stdio"]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+        try:
+            while not Path(folder, "b.sock").exists():
+                time.sleep(0.02)
+            workspace.engine.docker("buildx", "create", "--name", name, "--driver", "remote", f"unix://{folder}/b.sock")
+            yield name
+            workspace.engine.docker("buildx", "rm", name)
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(10)
+
+
+@pytest.mark.parametrize("where", ["--push", "--load", "--output=oci:out"])
+def test_remote_builder(workspace: Workspace, remote_builder: str, where: str) -> None:
+    """A builder that is not the local Docker serves every destination; new weights do not need it."""
+    arguments = ("build", "--json", "-t", "v1", where, "--builder", remote_builder)
+    first = json.loads(workspace.run(*arguments).stdout)
+    assert first["way"] == "compose" and first["builder"]["ran"]
+    write_weights(workspace.root / "model.pth.tar", seed=2)
+    swapped = json.loads(workspace.run(*arguments).stdout)
+    assert swapped["rebuilt"] == ["checkpoint"] and swapped["builder"] == {"ran": False, "bytes_sent": 0}
+    if where == "--load":
+        host = os.environ.get("DOCKER_HOST", "")
+        assert workspace.python(SHOW, host=host) == _sha256(workspace.root / "model.pth.tar")
+
+
+def test_second_platform_shares_the_checkpoint(workspace: Workspace) -> None:
+    """A platform more runs BuildKit for that platform alone, and its image has the very same checkpoint layer."""
+    (workspace.root / "Dockerfile").write_text(
+        "FROM scratch\nCOPY --link --chown=0:0 --from=checkpoint . /model/\nCOPY --link serve.py /app/\n"
+    )
+    (workspace.root / ".dockerignore").write_text("wheels\n")
+    (workspace.root / "layerkit.toml").write_text(
+        f'[image]\nname = "{workspace.repository}"\ndockerfile = "Dockerfile"\n[checkpoint]\npath = "model.pth.tar"\n'
+    )
+    workspace.build("--platform", "linux/amd64")
+    layers = workspace.digests("checkpoint")
+    result = workspace.build("--platform", "linux/amd64,linux/arm64")
+    assert result["bytes"]["checkpoint_read"] == 0
+    assert {layer["digest"] for layer in result["layers"] if layer["role"] == "checkpoint"} == set(layers)
+    raw = subprocess.run(
+        ["skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{workspace.repository}:v1"],
+        check=True,
+        capture_output=True,
+    ).stdout
+    platforms = [item["platform"]["architecture"] for item in json.loads(raw)["manifests"]]
+    assert platforms == ["amd64", "arm64"]
+    write_weights(workspace.root / "model.pth.tar", seed=3)
+    swapped = workspace.build("--platform", "linux/amd64,linux/arm64")
+    assert swapped["rebuilt"] == ["checkpoint"] and swapped["builder"]["ran"] is False
+    assert 20 * MIB < swapped["bytes"]["uploaded"] < 20 * MIB + 64 * 1024

@@ -38,6 +38,10 @@ class Connections:
         self._live: weakref.WeakSet[Any] = weakref.WeakSet()
         self.stopped = threading.Event()
         home = self
+        options = [*HTTPConnection.default_socket_options, *_KEEPALIVE]
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            # What is in the kernel's buffer is sent for us: a line that swallows it is noticed as well (tcp(7)).
+            options.append((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(idle * 1000)))
 
         class Talking:
             """What both kinds of connection have more than urllib3's."""
@@ -83,10 +87,10 @@ class Connections:
                     view = view[self.sock.send(view[:_SLICE]) :]
 
         class Plain(Talking, HTTPConnection):
-            default_socket_options: ClassVar[Any] = [*HTTPConnection.default_socket_options, *_KEEPALIVE]
+            default_socket_options: ClassVar[Any] = options
 
         class Secure(Talking, HTTPSConnection):
-            default_socket_options: ClassVar[Any] = [*HTTPConnection.default_socket_options, *_KEEPALIVE]
+            default_socket_options: ClassVar[Any] = options
 
         class PlainPool(HTTPConnectionPool):
             ConnectionCls = Plain

@@ -267,7 +267,15 @@ class Upload:
         if way.kind == "chunked" or start:
             headers["Content-Range"] = f"{start}-{end - 1}"
         try:
-            answer = self._send("PATCH", self._session, "upload", headers, self._body(start, end))
+            # A registry may flush what it got to its storage before it answers.
+            answer = self._send(
+                "PATCH",
+                self._session,
+                "upload",
+                headers,
+                self._body(start, end),
+                patience=5 * self._transport.limits.idle,
+            )
         except Fault:
             self._unsure = True
             raise
@@ -321,7 +329,9 @@ class Upload:
         assert self._session is not None
         digest = self._digest = self._content.digest()
         try:
-            answer = self._send("PUT", urls.append(self._session, digest=str(digest)), "commit", patience=True)
+            answer = self._send(
+                "PUT", urls.append(self._session, digest=str(digest)), "commit", patience=self._transport.limits.commit
+            )
         except Fault:
             self._unsure = self._may_be_done = True
             raise
@@ -338,7 +348,9 @@ class Upload:
         headers = {"Content-Type": "application/octet-stream"}
         url = urls.append(self._session, digest=str(digest))
         try:
-            answer = self._send("PUT", url, "upload", headers, self._body(0, self._size))
+            answer = self._send(
+                "PUT", url, "upload", headers, self._body(0, self._size), patience=self._transport.limits.commit
+            )
         except Fault:
             self._may_be_done = True
             raise
@@ -363,7 +375,7 @@ class Upload:
                 return
             self._forget()
             raise Fault(f"{what}: HTTP 404, the upload session is lost", status=404)
-        if answer.codes & {"DIGEST_INVALID", "SIZE_INVALID"} or answer.status in (400, 416):
+        if answer.status in (400, 416, 422):
             self._mismatch(answer)
         raise error_for(answer, what)
 
@@ -373,6 +385,8 @@ class Upload:
         self._cancel()
         self._mismatches += 1
         self._may_be_done = False
+        if self._mismatches > 1 and answer.codes and not answer.codes & {"DIGEST_INVALID", "SIZE_INVALID"}:
+            raise error_for(answer, self._what("commit"))
         if self._mismatches > 1:
             said = f": {answer.text}" if answer.text else ""
             raise IntegrityError(
@@ -409,7 +423,7 @@ class Upload:
         headers: dict[str, str] | None = None,
         body: Body | None = None,
         *,
-        patience: bool = False,
+        patience: float | None = None,
     ) -> Answer:
         return self._transport.send(
             method,
@@ -419,7 +433,7 @@ class Upload:
             scopes=self._scopes,
             headers=headers,
             body=body,
-            patience=self._transport.limits.commit if patience or body is not None else None,
+            patience=patience,
         )
 
     def _what(self, verb: str) -> str:
