@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from .assemble import Assembled, Runtime, assemble
 from .checkpoint import Packer, arrange, checkpoint_key, content_digest
@@ -33,6 +33,9 @@ from .project import Project
 from .runtime import bake, materialise
 from .settings import Settings
 from .state import State
+
+if TYPE_CHECKING:
+    from .registry import Client
 
 __all__ = ["LayerResult", "Request", "Result", "Session", "bake_definition", "build", "plan"]
 
@@ -212,18 +215,27 @@ class Session:
 
     def __exit__(self, *exc: object) -> None:
         self._stop.set()
-        if "client" in self.__dict__:
-            self.client.close()
+        for name in {"client", "_base_client"} & self.__dict__.keys():
+            getattr(self, name).close()
         self.state.close()
 
     @cached_property
-    def client(self) -> Any:
+    def client(self) -> Client:
+        return self._connect()
+
+    @cached_property
+    def _base_client(self) -> Client:
+        """For base images: what cannot be had soon is looked up in the local Docker, so it is not asked for long."""
+        return self._connect(retries=2)
+
+    def _connect(self, retries: int = 5) -> Client:
         from .registry import Client, Credentials
 
         return Client(
             credentials=Credentials(self.settings.docker_config, self.settings.environment),
             proxies=self.settings.proxies,
             ca_bundle=self.settings.ca_bundle,
+            retries=retries,
         )
 
     @cached_property
@@ -324,7 +336,7 @@ class Session:
         return found
 
     def _base_in_registry(self, reference: Reference) -> Base | None:
-        repository = self.client.repository(reference)
+        repository = self._base_client.repository(reference)
         descriptor = repository.resolve(reference.digest or reference.tag)
         if descriptor is None:
             return None
@@ -741,7 +753,8 @@ def bake_definition(project: Project, *, tags: Sequence[str] = (), settings: Set
                 session._target(inputs, "image", ",".join(session.platforms), root, context, Output(names, ())),
                 dockerfile=inputs.dockerfile,
                 inline=True,
-                cache_to=(),
+                cache_to=tuple(project.cache.to or ()),
+                cache_from=tuple(project.cache.from_ or ()),
             )
         ]
         return bake.definition(targets, root)

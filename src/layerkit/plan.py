@@ -220,7 +220,7 @@ def _checkpoint(inputs: Inputs, present: Present, pack: bool, way: Way) -> list[
     if not checkpoint.known:
         unknown = [file.path for file in checkpoint.files if file.path not in checkpoint.digests]
         names = ", ".join(unknown[:3]) + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else "")
-        reason = f"{names} not hashed yet: sent while it is, dropped if it turns out to be there"
+        reason = f"{names} not hashed yet: sent while hashed, dropped where its layer turns out to be there"
     elif before and checkpoint.digest is not None and before != str(checkpoint.digest):
         reason = f"weights changed: {before.removeprefix('sha256:')[:12]} → {checkpoint.digest.short}"
     else:

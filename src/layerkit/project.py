@@ -451,7 +451,8 @@ def _validate(document: Mapping[str, Any], *, root: Path, file: Path, text: str,
     try:
         project = TypeAdapter(Project).validate_python(values)
     except ValidationError as error:
-        problems += list(_problems(error))
+        known = {where for where, _, _ in problems}
+        problems += [problem for problem in _problems(error) if problem[0] not in known]
     else:
         if not problems:
             return project
@@ -536,7 +537,7 @@ def schema() -> dict[str, Any]:
     del document["properties"]["root"]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **document,
         "title": "layerkit.toml",
         "additionalProperties": False,
-        **document,
     }

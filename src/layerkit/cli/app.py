@@ -358,7 +358,12 @@ def bake(folder: Path, file: Path | None, overrides: tuple[str, ...], tags: tupl
     """Print the bake definition of the whole image, for: docker buildx bake -f -"""
     from ..pipeline import bake_definition
 
-    print(json.dumps(bake_definition(_load(folder, file, overrides), tags=tags), indent=2))
+    project = _load(folder, file, overrides)
+    definition = bake_definition(project, tags=tags)
+    context = definition["target"]["image"].get("contexts", {}).get("checkpoint")
+    if context and project.checkpoint and not (project.root / project.checkpoint.path).is_dir():
+        print(f"note: the checkpoint's context is {context}: bake copies all that is in that folder", file=sys.stderr)
+    print(json.dumps(definition, indent=2))
 
 
 @cli.command()

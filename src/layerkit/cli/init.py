@@ -52,7 +52,9 @@ def look(folder: Path) -> Found:
         names = {re.sub(r"[-_.]+", "-", name).lower() for name in found_names}
         heavy = [pattern for pattern in _HEAVY if fnmatch.filter(names, pattern)]
         found.separate = tuple(heavy)
-        found.reasons.append(f"dependencies.separate = {list(heavy)}: the heavy packages of requirements.txt")
+        found.reasons.append("dependencies.requirements = 'requirements.txt': it is there")
+        if heavy:
+            found.reasons.append(f"dependencies.separate = {heavy}: the heavy packages of requirements.txt")
     programs = [program for program in _PROGRAMS if (folder / program).is_file()]
     folders = [name for name in _FOLDERS if (folder / name).is_dir() and any((folder / name).rglob("*.py"))]
     modules = [

@@ -7,10 +7,10 @@ with Client(credentials=Credentials(Path.home() / ".docker", os.environ)) as cli
 """
 
 from .answers import MissingBlobsError
+from .content import Content, UploadDropped
 from .credentials import Credentials, Login
 from .repository import Client, Repository
 from .transport import Limits
-from .upload import Content, UploadDropped
 
 __all__ = [
     "Client",

@@ -14,9 +14,11 @@ from ..oci import MAX_MANIFEST_SIZE, MEDIA, Descriptor, Digest, Index, Manifest,
 from . import urls
 from .answers import Answer, Fault, MissingBlobsError, error_for
 from .auth import Scopes, scope
+from .content import Content
 from .credentials import Credentials
 from .transport import Limits, Transport
-from .upload import Content, Memory, Upload, Way
+from .upload import Upload
+from .ways import Memory, Way
 
 __all__ = ["Client", "Repository"]
 

@@ -1,85 +1,26 @@
 """One blob into a registry, whatever happens on the way.
 
 A blob goes through a session: POST opens it, PATCH sends, ``PUT ?digest=`` commits (distribution-spec, "Pushing
-blobs"). What registries do with these differs so much that the way is learned from their refusals:
-
-    stream       one PATCH with everything, sent while the digest is still being computed: the fastest
-    chunked      PATCHes of a limited size, each with its Content-Range
-    monolithic   one PUT with everything, once the digest is known
+blobs"). What registries do with these
+differs so much that the way is learned from their refusals: see ``ways``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
-from ..errors import IntegrityError, LayerkitError, LocalResourceError, TransientError
+from ..errors import IntegrityError, LayerkitError, RefusedError, TransientError
 from ..oci import Digest
 from . import urls
 from .answers import Answer, Fault, error_for, parse_range
 from .auth import Scopes
+from .content import Content, Reader, UploadDropped
 from .transport import Body, Chunk, Transport
+from .ways import Memory, Way, layer_limit, smaller
 
-__all__ = ["Content", "Memory", "Upload", "UploadDropped", "Way"]
-
-MIB = 1024 * 1024
-# After a 413. The last is what nginx allows where nobody configured anything (client_max_body_size).
-_CHUNKS = (64 * MIB, 16 * MIB, 4 * MIB, 1 * MIB)
-_GHCR_CHUNK = 4 * MIB  # ghcr.io answers 416 to PATCHes over 4 MiB
-
-
-class UploadDropped(Exception):
-    """The upload was given up because ``Content.cancelled`` said so; its session is closed. ``sent``: bytes."""
-
-    def __init__(self, sent: int) -> None:
-        super().__init__(f"dropped after {sent} bytes")
-        self.sent = sent
-
-
-class Content(Protocol):
-    """What is uploaded: its size beforehand, its bytes from any offset as often as needed, its digest in the end."""
-
-    @property
-    def size(self) -> int:
-        """Bytes, exactly."""
-
-    def open(self, offset: int = 0) -> Iterator[memoryview | bytes]:
-        """The bytes from *offset* on. A chunk is used up before the next one is asked for."""
-
-    def digest(self) -> Digest:
-        """Waits until all is hashed. A LayerkitError (the file changed) closes the session and is raised."""
-
-    def cancelled(self) -> bool:
-        """Asked between chunks; True drops the upload."""
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """How blobs are sent to a host. *chunk* is the most bytes in one PATCH, where the way is chunked."""
-
-    kind: Literal["stream", "chunked", "monolithic"] = "stream"
-    chunk: int = 0
-
-
-class Memory:
-    """The way that each host was found to need. Thread-safe; one for each client."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._ways: dict[str, Way] = {}
-
-    def way(self, host: str) -> Way:
-        with self._lock:
-            return self._ways.get(host, Way())
-
-    def learn(self, host: str, tried: Way, better: Way) -> None:
-        """*tried* was refused: *better* from now on, unless another thread has learned something meanwhile."""
-        with self._lock:
-            if self._ways.get(host, Way()) == tried:
-                self._ways[host] = better
+__all__ = ["Upload"]
 
 
 class _Again(Exception):
@@ -113,7 +54,7 @@ class Upload:
         self._transport = transport
         self._memory = memory
         self._content = content
-        self._reader = _Reader(content, name)
+        self._reader = Reader(content, name)
         self._host = host
         self._name = name
         self._uploads_url = uploads_url
@@ -131,6 +72,7 @@ class Upload:
         self._may_be_done = False  # a commit may have arrived
         self._mismatches = 0
         self._refused_chunks = False
+        self._odd_ranges = 0
         self._asked_in_vain = 0
         self._digest: Digest | None = None  # once it is known
         self.sent = 0
@@ -144,6 +86,7 @@ class Upload:
             UploadDropped: the content said so.
             LayerkitError: what went wrong; the session is closed, except where the registry cannot be reached.
         """
+        self._check_limit()
         try:
             while True:
                 try:
@@ -158,6 +101,14 @@ class Upload:
             raise
         finally:
             self._reader.close()
+
+    def _check_limit(self) -> None:
+        limit = layer_limit(self._host)
+        if limit is not None and self._size > limit:
+            raise RefusedError(
+                f"{self._what('upload')}: {self._host} takes layers of at most {limit} bytes",
+                hint="save the checkpoint as several files (shards): each large file is a layer of its own",
+            )
 
     def _attempt(self) -> None:
         if self._may_be_done and self._exists(self._content.digest(), self._size):
@@ -284,6 +235,13 @@ class Upload:
             stands = parse_range(answer.headers.get("range"))
             if stands is not None and stands != end:
                 # Never commit: bytes are missing, or were appended twice (distribution 2.8 ignores Content-Range).
+                self._odd_ranges += 1
+                if self._odd_ranges > 1:
+                    # Or its Range cannot be believed: Amazon ECR's stays at the first chunk
+                    # (https://github.com/aws/containers-roadmap/issues/2831), zot's was too small
+                    # (https://github.com/regclient/regclient/issues/961). One PUT needs none.
+                    self._cancel()
+                    raise self._learn(way, Way("monolithic"))
                 self._forget()
                 raise Fault(f"{self._what('upload')}: {end} bytes were sent, the registry holds {stands}")
             self._hold(end)
@@ -311,15 +269,16 @@ class Upload:
             raise Fault(f"{what}: HTTP {status}: {answer.text}", status=status)
         # What the refused PATCH left behind in the session is not known: a new one for the new way.
         if status == 413:
-            chunk = next((chunk for chunk in _CHUNKS if chunk < size), 0)
+            chunk = smaller(status, size)
             if not chunk or chunk < self._least_chunk:
                 raise error_for(answer, f"{what}, {size} bytes at once")
             self._unsure = True
             raise self._learn(way, Way("chunked", chunk))
         if status in (400, 405, 411, 415, 416, 501) and "DENIED" not in answer.codes:
             self._cancel()
-            if status == 416 and way.kind == "stream" and size > _GHCR_CHUNK:
-                raise self._learn(way, Way("chunked", _GHCR_CHUNK))
+            chunk = smaller(status, size)
+            if chunk and chunk >= self._least_chunk:
+                raise self._learn(way, Way("chunked", chunk))
             self._refused_chunks = True
             raise self._learn(way, Way("monolithic"))
         raise error_for(answer, what)
@@ -354,9 +313,9 @@ class Upload:
         except Fault:
             self._may_be_done = True
             raise
-        if answer.status == 413 and not self._refused_chunks and self._size > _CHUNKS[-1]:
+        chunk = smaller(answer.status, self._size)
+        if chunk and not self._refused_chunks:
             self._cancel()
-            chunk = next(chunk for chunk in _CHUNKS if chunk < self._size)
             raise self._learn(way, Way("chunked", chunk))
         self._finish(answer, digest)
 
@@ -439,47 +398,3 @@ class Upload:
     def _what(self, verb: str) -> str:
         named = f"blob {self._digest.short}" if self._digest else "a blob"
         return f"{verb} {named} ({self._size} bytes) to {self._name}"
-
-
-class _Reader:
-    """Stretches of a content, one after the other out of one pass where they follow each other."""
-
-    def __init__(self, content: Content, name: str) -> None:
-        self._content = content
-        self._name = name
-        self._pieces: Iterator[memoryview | bytes] | None = None
-        self._rest = memoryview(b"")
-        self._at = -1
-
-    def read(self, start: int, end: int) -> Generator[memoryview, None, None]:
-        """The bytes from *start* to *end*, exactly."""
-        if self._pieces is None or self._at != start:
-            self.close()
-            self._pieces, self._at = self._content.open(start), start
-        try:
-            while self._at < end:
-                piece = self._rest or self._next()
-                room = end - self._at
-                part, self._rest = piece[:room], piece[room:]
-                yield part
-                self._at += len(part)
-        except BaseException:
-            self.close()
-            raise
-
-    def _next(self) -> memoryview:
-        assert self._pieces is not None
-        try:
-            for piece in self._pieces:
-                if piece:
-                    return memoryview(piece).cast("B")
-        except OSError as error:
-            # Not a fault of the connection, which it would be taken for further up.
-            raise LocalResourceError(f"upload to {self._name}: the content cannot be read: {error.strerror}") from None
-        raise IntegrityError(f"upload to {self._name}: the content ends after {self._at} of {self._content.size} bytes")
-
-    def close(self) -> None:
-        close = getattr(self._pieces, "close", None)
-        if close is not None:
-            close()
-        self._pieces, self._rest, self._at = None, memoryview(b""), -1
