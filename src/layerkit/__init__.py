@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     )
     from .events import Event, Listener, Note, Phase, Step, StepLog, Transfer
     from .pipeline import LayerResult, Result, build, plan
-    from .plan import LayerPlan, Plan
+    from .planner import LayerPlan, Plan
     from .project import Builder, Cache, Checkpoint, Code, Dependencies, Image, Project, Secret, load, schema
     from .settings import Settings
 
@@ -78,7 +78,7 @@ _MODULES = {
     " LayerkitError LocalResourceError RefusedError TransientError",
     "events": "Event Listener Note Phase Step StepLog Transfer",
     "pipeline": "LayerResult Result build plan",
-    "plan": "LayerPlan Plan",
+    "planner": "LayerPlan Plan",
     "project": "Builder Cache Checkpoint Code Dependencies Image Project Secret load schema",
     "settings": "Settings",
 }

@@ -360,6 +360,10 @@ def _build_failure(progress: Progress, status: int) -> Exception:
     moved = not step or "exporting" in step or "load metadata" in step or "importing" in step
     if "cannot connect to the docker daemon" in everything or "no builder" in everything:
         return LocalResourceError(f"docker buildx: {message}", hint="start Docker, or choose another builder")
+    if step.startswith("exporting cache"):
+        return BuildError(
+            f"the build cache could not be exported: {message}", step=step, hint="without --strict-cache it is optional"
+        )
     if moved and any(word in everything for word in _CREDENTIALS):
         return AuthenticationError(
             f"the builder was refused by the registry{about}: {message}", hint="docker login HOST"

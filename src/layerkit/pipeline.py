@@ -27,8 +27,8 @@ from .errors import ConfigurationError, IntegrityError, LayerkitError, LocalReso
 from .events import Listener, Note, Phase, silent
 from .fingerprint import Base, Inputs, fingerprint, hash_file
 from .oci import Digest, Index, Manifest, Platform, Reference
-from .plan import ROLES, Plan
-from .plan import plan as decide
+from .planner import ROLES, Plan
+from .planner import plan as decide
 from .project import Project
 from .runtime import bake, materialise
 from .settings import Settings

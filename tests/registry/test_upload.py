@@ -321,6 +321,46 @@ def test_fault_9_a_registry_that_requires_content_range(serve: Serve, connect: C
     assert stored(registry, data)
 
 
+@pytest.mark.parametrize("least", [0, MIB], ids=["any", "at-least-1-mib"])
+def test_fault_9_where_4_mib_are_too_much_as_well(serve: Serve, connect: Connect, least: int) -> None:
+    """FAULTS 9: a second 416 means still smaller chunks."""
+    registry, data = serve(Profile(patch_limit=4 * MIB - 1, chunk_min=least)), Data(BLOB)
+    connect(registry).upload(data)
+    assert stored(registry, data)
+    assert {request.received for request in registry.asked("PATCH") if request.status == 202} == {MIB}
+
+
+def test_fault_4_a_range_that_is_never_right(serve: Serve, connect: Connect) -> None:
+    """FAULTS 4: where Range is wrong in a new session too (Amazon ECR's does not grow), one PUT carries everything."""
+    registry, data = serve("ecr-201"), Data(BLOB)
+    connect(registry).upload(data, chunk=MIB)
+    assert stored(registry, data)
+    assert registry.open_sessions <= 1
+    assert [request.received for request in registry.asked("PUT")] == [len(BLOB)]
+
+
+@pytest.mark.parametrize(
+    ("host", "size", "refused"),
+    [
+        pytest.param("ghcr.io", 10 * 1000**3 + 1, True, id="ghcr-over"),
+        pytest.param("ghcr.io", 10 * 1000**3, False, id="ghcr-fits"),
+        pytest.param("123456789012.dkr.ecr.eu-west-1.amazonaws.com", 52_000 * MIB + 1, True, id="ecr-over"),
+        pytest.param("123456789012.dkr.ecr.eu-west-1.amazonaws.com", 40 * 1000**3, False, id="ecr-fits"),
+        pytest.param("registry.example.com", 10**15, False, id="unknown"),
+    ],
+)
+def test_fault_10_known_limits(connect: Connect, host: str, size: int, refused: bool) -> None:
+    """FAULTS 10: a layer over the registry's documented limit is refused before byte 1, with what to do."""
+    data = Data(b"")
+    data.size = size
+    # A proxy that is not there: what is not refused before fails there, and nothing leaves this machine.
+    client = connect.client(proxies={"https": "http://127.0.0.1:1"}, retries=0)
+    with pytest.raises(RefusedError if refused else TransientError) as caught:
+        client.repository(Reference.parse(f"{host}/team/model")).upload(data)
+    assert ("takes layers of at most" in str(caught.value)) is refused
+    assert data.opened == []
+
+
 def test_oci_chunk_min_length_is_honoured(serve: Serve, connect: Connect) -> None:
     """No chunk but the last is smaller than OCI-Chunk-Min-Length (distribution-spec, "Pushing a blob in chunks")."""
     registry, data = serve(Profile(chunk_min=2 * MIB)), Data(pattern(5 * MIB))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ..errors import printable
 from ..pipeline import Result
-from ..plan import Plan
+from ..planner import Plan
 from .text import duration, size
 
 __all__ = ["print_plan", "print_result"]

@@ -11,7 +11,7 @@ from ..checkpoint import Ownership, Packer
 from ..engine import BakeResult
 from ..events import Listener
 from ..oci import Digest, Layer
-from ..plan import Present
+from ..planner import Present
 
 __all__ = ["Destination", "Output", "Published", "Sent", "Stopped", "checkpoint_tag", "runtime_tag"]
 

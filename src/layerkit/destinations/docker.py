@@ -22,7 +22,7 @@ from ..engine import BakeResult, Engine
 from ..errors import IntegrityError, LayerkitError, LocalResourceError
 from ..events import Listener, Transfer
 from ..oci import MEDIA, Config, Descriptor, Digest, Image, Layer, Manifest, Reference, dump, parse_manifest
-from ..plan import Present
+from ..planner import Present
 from ..runtime.placeholder import MAX_SIZE, may_be_placeholder, placeholder_place
 from ..state import State
 from .base import Output, Published, Sent, Stopped, runtime_tag

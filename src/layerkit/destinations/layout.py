@@ -19,7 +19,7 @@ from ..engine import BakeResult
 from ..errors import CheckpointError, IntegrityError, LocalResourceError, printable
 from ..events import Listener, Transfer
 from ..oci import Config, Descriptor, Digest, Image, Index, Layer, Manifest, Platform, dump, parse_manifest
-from ..plan import Present
+from ..planner import Present
 from ..runtime.placeholder import may_be_placeholder, placeholder_place
 from ..state import State
 from .base import Output, Published, Sent, Stopped, checkpoint_tag, runtime_tag

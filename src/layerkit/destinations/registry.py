@@ -13,7 +13,7 @@ from ..engine import BakeResult
 from ..errors import ConflictError, IntegrityError
 from ..events import Listener, Transfer
 from ..oci import MEDIA, Config, Descriptor, Digest, Image, Index, Layer, Manifest, Platform
-from ..plan import Present
+from ..planner import Present
 from ..registry import Repository, UploadDropped
 from ..runtime.placeholder import may_be_placeholder, placeholder_place
 from ..state import State

@@ -1,15 +1,13 @@
 """One blob into a registry, whatever happens on the way.
 
 A blob goes through a session: POST opens it, PATCH sends, ``PUT ?digest=`` commits (distribution-spec, "Pushing
-blobs"). What registries do with these
-differs so much that the way is learned from their refusals: see ``ways``.
+blobs"). What registries do with these differs so much that the way is learned from their refusals: see ``ways``.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 from ..errors import IntegrityError, LayerkitError, RefusedError, TransientError
 from ..oci import Digest
@@ -128,18 +126,14 @@ class Upload:
         self._commit()
 
     def _way(self) -> Way:
-        way = self._given or self._memory.way(self._host)
-        if way.kind == "chunked" and way.chunk < self._least_chunk:
-            return replace(way, chunk=self._least_chunk)
-        return way
+        return self._given or self._memory.way(self._host)
 
     def _learn(self, tried: Way, better: Way) -> _Again:
         """Another way from here on; the bytes that the session holds are not lost by it."""
         if self._given is not None:
             self._given = better
         else:
-            plain = self._memory.way(self._host)
-            self._memory.learn(self._host, plain if plain.kind == tried.kind else tried, better)
+            self._memory.learn(self._host, tried, better)
         return _Again()
 
     # ---------------------------------------------------------------------------------------------------- the session
@@ -212,7 +206,7 @@ class Upload:
     def _patch(self, way: Way) -> None:
         assert self._session is not None
         start = self._held
-        end = self._size if way.kind == "stream" else min(self._size, start + way.chunk)
+        end = self._size if way.kind == "stream" else min(self._size, start + max(way.chunk, self._least_chunk))
         headers = {"Content-Type": "application/octet-stream"}
         # A whole stream goes without, as Docker sends it: some registries take Content-Range for a request to chunk.
         if way.kind == "chunked" or start:

@@ -46,5 +46,10 @@ def _uncompressed(blob: bytes) -> bytes:
             import zstandard
         except ImportError:
             return b""
-        return bytes(zstandard.ZstdDecompressor().decompress(blob, max_output_size=_MAX_TAR))
+        try:
+            # Not decompress(): it believes the size that the blob's own header claims.
+            with zstandard.ZstdDecompressor().stream_reader(blob) as reader:
+                return bytes(reader.read(_MAX_TAR))
+        except zstandard.ZstdError:
+            return b""
     return blob[:_MAX_TAR]

@@ -76,7 +76,7 @@ class Progress:
         error = str(vertex.get("error") or "")
         if error and name.startswith("importing cache manifest"):
             # Not there before the first build; BuildKit goes on without it.
-            if key not in self.steps:
+            if key not in self.steps or self.steps[key].state != "canceled":
                 self.steps[key] = Step(key, name, "canceled")
                 yield Note(f"no build cache to import yet ({name.rpartition(' ')[2]})")
             return
@@ -105,7 +105,8 @@ class Progress:
         name = str(status.get("id", ""))
         if name.startswith("transferring "):
             key = (str(status.get("vertex", "")), name)
-            self._sent[key] = max(self._sent.get(key, 0), int(status.get("current") or 0))
+            current = status.get("current")
+            self._sent[key] = max(self._sent.get(key, 0), current if isinstance(current, int) else 0)
 
     def _log(self, log: Mapping[str, Any]) -> Iterator[Event]:
         key = str(log.get("vertex", ""))

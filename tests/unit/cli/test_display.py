@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import io
+import json
+import threading
+
+import pytest
+
+from layerkit.cli import display as display_module
+from layerkit.cli.display import display
+from layerkit.events import Event, Note, Phase, Step, StepLog, Transfer
+
+MIB = 1024 * 1024
+RUN = "[dependencies 2/3] RUN pip install torch"
+EVENTS: list[Event] = [
+    Phase("plan", "started"),
+    Phase("plan", "finished", 0.25),
+    Phase("build", "started"),
+    Step("0", "[internal] load build definition from Dockerfile", "running"),
+    Step("1", RUN, "running"),
+    StepLog("1", "Collecting torch"),
+    Step("1", RUN, "done", 3.0),
+    Step("2", "[base 1/1] FROM python", "cached"),
+    Step("3", "[image 1/2] RUN false", "failed"),
+    Transfer("checkpoint-0", "model.pt", 1 * MIB, 4 * MIB),
+    Transfer("checkpoint-0", "model.pt", 0, 4 * MIB, "running", "connection reset: again from 0"),
+    Transfer("checkpoint-0", "model.pt", 4 * MIB, 4 * MIB, "finished"),
+    Transfer("checkpoint-1", "other.pt", 4 * MIB, 4 * MIB, "dropped"),
+    Note("the cache was not exported", "warning"),
+    Note("no build cache yet"),
+    Phase("build", "failed", 75.0),
+]
+
+
+def shown(kind: str, events: list[Event], capsys: pytest.CaptureFixture[str], *, terminal: bool = False) -> list[str]:
+    with display(kind, terminal=terminal) as listener:
+        for event in events:
+            listener(event)
+    out, err = capsys.readouterr()
+    assert out == "", "progress is on standard error alone"
+    return err.splitlines()
+
+
+def test_plain(capsys: pytest.CaptureFixture[str]) -> None:
+    """Plain lines say what begins, ends or goes wrong, and leave BuildKit's inner steps out."""
+    lines = shown("plain", EVENTS, capsys)
+    assert [line for line in lines if not line.startswith("checkpoint  model.pt: 4.0 MiB sent in ")] == [
+        "plan        done in 0.25 s",
+        f"build       {RUN}",
+        "build         Collecting torch",
+        "build       CACHED [base 1/1] FROM python",
+        "build       FAILED [image 1/2] RUN false",
+        "checkpoint  model.pt: connection reset: again from 0",
+        "checkpoint  other.pt: its layer is there already (4.0 MiB)",
+        "warning     the cache was not exported",
+        "note        no build cache yet",
+        "build       failed after 1 min 15 s",
+    ]
+    assert len(lines) == 11
+
+
+def test_plain_transfer(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long transfer is a line every 5 seconds: bytes, share, rate and time left."""
+    clock = iter([0.0, 1.0, 6.0, 7.0, 20.0])
+    monkeypatch.setattr(display_module.time, "monotonic", lambda: next(clock))
+    steps = [0, 10, 60, 70, 100]
+    lines = shown("plain", [Transfer("c", "model.pt", n * MIB, 100 * MIB) for n in steps], capsys)
+    assert len(lines) == 2
+    assert lines[0] == "checkpoint  model.pt: 60.0 MiB of 100.0 MiB (60 %), 10.0 MiB/s, 4.00 s left"
+    assert "(100 %)" in lines[1] and "0.00 s left" in lines[1]
+
+
+def test_plain_transfer_of_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty and stalled transfers divide by nothing."""
+    clock = iter([0.0, 6.0, 12.0])
+    monkeypatch.setattr(display_module.time, "monotonic", lambda: next(clock))
+    lines = shown("plain", [Transfer("c", "x", 0, 0)] * 3, capsys)
+    assert len(lines) == 2
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_quiet(capsys: pytest.CaptureFixture[str], terminal: bool) -> None:
+    """Quiet shows warnings and nothing else."""
+    assert shown("quiet", EVENTS, capsys, terminal=terminal) == ["warning: the cache was not exported"]
+
+
+def test_rawjson(capsys: pytest.CaptureFixture[str]) -> None:
+    """rawjson is one object an event, with all its fields."""
+    found = [json.loads(line) for line in shown("rawjson", EVENTS, capsys)]
+    assert len(found) == len(EVENTS)
+    assert found[0] == {"event": "phase", "name": "plan", "state": "started", "seconds": 0.0}
+    assert {item["event"] for item in found} == {"phase", "step", "steplog", "transfer", "note"}
+
+
+@pytest.mark.parametrize(("kind", "terminal"), [("auto", False), ("plain", True), ("plain", False)])
+def test_auto(capsys: pytest.CaptureFixture[str], kind: str, terminal: bool) -> None:
+    """Where there is no terminal, auto is plain; plain is plain anywhere."""
+    assert shown(kind, [Phase("plan", "finished", 1.0)], capsys, terminal=terminal) == ["plan        done in 1.00 s"]
+
+
+def test_live() -> None:
+    """On a terminal every step and transfer has its row, with markup of others as text, and nothing is left running."""
+    from rich.console import Console
+
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=100, color_system=None)
+    with display("auto", terminal=True, console=console) as listener:
+        for event in EVENTS:
+            listener(event)
+        listener(Step("4", "RUN echo [/bold]", "done"))
+    text = stream.getvalue()
+    for part in (RUN, "CACHED", "FAILED", "model.pt", "there already", "warning: the cache was not", "[/bold]"):
+        assert part in text
+    assert not [thread for thread in threading.enumerate() if "Refresh" in type(thread).__name__]
+
+
+@pytest.mark.parametrize("kind", ["plain", "quiet", "tty"])
+def test_escapes_of_others(capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    """Text of registries and file names reaches the terminal escaped (FAULTS 56)."""
+    from rich.console import Console
+
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=False, width=100) if kind == "tty" else None
+    with display(kind, terminal=False, console=console) as listener:
+        listener(Note("\x1b]0;owned\x07", "warning"))
+        listener(Transfer("c", "a\u202eb.pt", 1, 1, "finished"))
+    text = stream.getvalue() + capsys.readouterr().err
+    assert r"\x1b]0;owned\x07" in text
+    assert "\x1b]0" not in text and "\x07" not in text and "\u202e" not in text
+
+
+def test_lines_stay_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    """Events of several threads do not mix within a line."""
+    with display("plain", terminal=False) as listener:
+        threads = [
+            threading.Thread(target=lambda n=n: [listener(StepLog("1", f"{n}" * 40)) for _ in range(50)])
+            for n in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 200 and {len(set(line.split()[1])) for line in lines} == {1}

@@ -1,0 +1,330 @@
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from layerkit.assemble import Assembled, Runtime, assemble
+from layerkit.checkpoint import Packer, arrange
+from layerkit.destinations import Sent, Stopped, checkpoint_tag, runtime_tag
+from layerkit.destinations.layout import LayoutDestination
+from layerkit.engine import BakeResult
+from layerkit.errors import CheckpointError, IntegrityError, LocalResourceError
+from layerkit.events import Event, Transfer, silent
+from layerkit.fingerprint import Inputs
+from layerkit.oci import MEDIA, Descriptor, Digest, Image, Layer, Manifest
+from layerkit.planner import Present
+from layerkit.state import State
+from unit.support import PLATFORM, image, inputs, placeholder_tar, project, write_project
+
+NAME = "org.opencontainers.image.ref.name"
+MIB = 1024 * 1024
+BAKED = BakeResult({}, 0, frozenset())
+
+
+@pytest.fixture
+def state() -> Iterator[State]:
+    with State() as made:
+        yield made
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_project(tmp_path / "project", weights=os.urandom(2 * MIB + 3))
+
+
+@pytest.fixture
+def layout(tmp_path: Path, state: State) -> LayoutDestination:
+    return LayoutDestination(tmp_path / "out", state)
+
+
+def blob(folder: Path, raw: bytes) -> Digest:
+    digest = Digest.of(raw)
+    place = folder / "blobs" / "sha256" / digest.hex
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(raw)
+    return digest
+
+
+def buildkit(layout: LayoutDestination, key: str) -> Image:
+    """Write a runtime image as BuildKit's ``type=oci,tar=false`` does it, and say under which name."""
+    made = []
+    for name, tar in (("base", b"base"), ("RUN pip", b"packages"), ("COPY", placeholder_tar()), ("COPY code", b"code")):
+        raw = gzip.compress(tar, mtime=0)
+        digest = blob(layout.folder, raw)
+        made.append(Layer(Descriptor(MEDIA.LAYER_GZIP, digest, len(raw)), Digest.of(tar), name))
+    found = image(made)
+    blob(layout.folder, found.config.raw)
+    blob(layout.folder, found.manifest.raw)
+    name = layout.output(key).names[0]
+    entry = found.manifest.descriptor(annotations={"io.containerd.image.name": name, NAME: name}).to_json()
+    index = layout.folder / "index.json"
+    document = json.loads(index.read_text()) if index.exists() else {"schemaVersion": 2, "manifests": []}
+    document["manifests"].append(entry)
+    index.write_text(json.dumps(document))
+    return found
+
+
+def send(layout: LayoutDestination, found: Inputs, events: list[Event] | None = None) -> tuple[Sent, Packer]:
+    assert found.checkpoint is not None
+    packer = Packer(arrange(found.checkpoint.files, found.checkpoint.ownership)).start()
+    try:
+        return layout.send(packer, events.append if events is not None else silent, lambda: False), packer
+    finally:
+        packer.stop()
+
+
+def build(layout: LayoutDestination, root: Path, state: State, tags: list[str]) -> tuple[Inputs, Assembled]:
+    """What the pipeline does, without BuildKit."""
+    found = inputs(project(root), state)
+    assert found.checkpoint is not None
+    key = found.runtime_key(PLATFORM)
+    runtime = layout.look({PLATFORM: key}, None, tags).runtimes.get(PLATFORM)
+    if runtime is None:
+        buildkit(layout, key)
+        runtime = layout.built(PLATFORM, key, BAKED, "runtime-0")
+    sent, packer = send(layout, found)
+    digests = packer.file_digests()
+    for file in found.checkpoint.files:
+        state.remember_file(file.source, file.identity, digests[file.path])
+    found = inputs(project(root), state)
+    assert found.checkpoint is not None and found.checkpoint.key and found.checkpoint.digest
+    checkpoint = found.checkpoint
+    layout.keep_checkpoint(sent.layers, checkpoint.key, checkpoint.digest, checkpoint.ownership, packer)
+    made = assemble(found, {PLATFORM: runtime}, sent.layers, checkpoint.digest, checkpoint.key)
+    layout.publish(made, tags, Present(), packer, silent)
+    return found, made
+
+
+def entries(folder: Path) -> dict[str, dict[str, Any]]:
+    document = json.loads((folder / "index.json").read_text())
+    return {item["annotations"][NAME]: item for item in document["manifests"]}
+
+
+def whole(folder: Path) -> None:
+    """Every blob has the digest that it is called by, and everything that is referred to is there."""
+    for place in (folder / "blobs" / "sha256").iterdir():
+        assert hashlib.sha256(place.read_bytes()).hexdigest() == place.name
+        assert place.stat().st_mode & 0o777 == 0o644
+    for item in entries(folder).values():
+        manifest = Manifest.parse((folder / "blobs/sha256" / item["digest"].removeprefix("sha256:")).read_bytes())
+        for part in (manifest.config, *manifest.layers):
+            assert (folder / "blobs/sha256" / part.digest.hex).stat().st_size == part.size
+
+
+def test_build(layout: LayoutDestination, root: Path, state: State) -> None:
+    """The folder is a valid layout: marker, index with the tags, blobs that are what they are called."""
+    _, made = build(layout, root, state, ["v1", "latest"])
+    whole(layout.folder)
+    assert json.loads((layout.folder / "oci-layout").read_text()) == {"imageLayoutVersion": "1.0.0"}
+    found = entries(layout.folder)
+    assert found["v1"]["digest"] == found["latest"]["digest"] == str(made.digest)
+    assert found["v1"]["platform"] == {"os": "linux", "architecture": "amd64"}
+    assert len(found) == 4 and {name.split("-")[0] for name in found} == {"v1", "latest", "runtime", "checkpoint"}
+
+
+def test_checkpoint_layer(layout: LayoutDestination, root: Path, state: State) -> None:
+    """The checkpoint's layer in the folder unpacks to the very file."""
+    _, made = build(layout, root, state, ["v1"])
+    (layer,) = [d for d in made.images[PLATFORM].manifest.layers if d.annotations["dev.layerkit.role"] == "checkpoint"]
+    with tarfile.open(layout.folder / "blobs/sha256" / layer.digest.hex) as tar:
+        stream = tar.extractfile("app/model/model.pth.tar")
+        assert stream is not None and stream.read() == (root / "model.pth.tar").read_bytes()
+
+
+def test_looking_finds_it_again(layout: LayoutDestination, root: Path, state: State) -> None:
+    """What was put there is found under its keys and tags, with its placeholder, and counts as present."""
+    found, made = build(layout, root, state, ["v1"])
+    assert found.checkpoint is not None
+    present = layout.look({PLATFORM: found.runtime_key(PLATFORM)}, found.checkpoint.key, ["v1", "none"])
+    runtime = present.runtimes[PLATFORM]
+    assert (runtime.placeholder, runtime.place) == (2, ("/app/model", 0, 0))
+    assert present.tags == {"v1": made.digest, "none": None}
+    assert present.previous[PLATFORM].manifest.digest == made.digest
+    assert present.checkpoint is not None
+    assert {layer.descriptor.digest for layer in present.checkpoint} <= present.blobs
+    assert {d.digest for d in made.images[PLATFORM].manifest.layers} <= present.blobs
+    assert layout.look({PLATFORM: "0" * 40}, "0" * 40, []).runtimes == {}
+
+
+def test_looking_at_nothing(layout: LayoutDestination) -> None:
+    """A folder that is not there is empty, and is not made by looking."""
+    assert layout.look({PLATFORM: "k"}, "c", ["v1"]) == Present(tags={"v1": None})
+    assert not layout.folder.exists()
+
+
+def test_again(layout: LayoutDestination, root: Path, state: State) -> None:
+    """A second build of the same writes no byte, and the folder is as it was."""
+    build(layout, root, state, ["v1"])
+    before = {path: path.stat().st_mtime_ns for path in (layout.folder / "blobs/sha256").iterdir()}
+    found, made = build(layout, root, state, ["v1"])
+    assert {path: path.stat().st_mtime_ns for path in (layout.folder / "blobs/sha256").iterdir()} == before
+    events: list[Event] = []
+    sent, packer = send(layout, found, events)
+    assert (sent.uploaded, sent.new) == (0, frozenset()) and sent.reused == packer.blueprints[0].size
+    assert isinstance(events[-1], Transfer) and events[-1].state == "dropped"
+    assert layout.publish(made, ["v1"], Present(), packer, silent).uploaded == 0
+
+
+def test_swap(layout: LayoutDestination, root: Path, state: State) -> None:
+    """New weights: the other layers are the same blobs, the tag moves, the old image is complete still."""
+    _, one = build(layout, root, state, ["v1"])
+    (root / "model.pth.tar").write_bytes(b"new weights")
+    _, two = build(layout, root, state, ["v1"])
+    whole(layout.folder)
+    assert entries(layout.folder)["v1"]["digest"] == str(two.digest) != str(one.digest)
+    old, new = (made.images[PLATFORM].manifest.layers for made in (one, two))
+    assert [a.digest == b.digest for a, b in zip(old, new, strict=True)] == [True, True, False, True]
+    assert (layout.folder / "blobs/sha256" / one.digest.hex).exists()
+
+
+def test_other_images_stay(layout: LayoutDestination, root: Path, state: State) -> None:
+    """Entries of others in the folder are kept as they are, whatever fields they have."""
+    layout.folder.mkdir()
+    other = {"mediaType": MEDIA.MANIFEST, "digest": str(Digest.of(b"x")), "size": 1, "annotations": {NAME: "theirs"}, "data": "eA=="}
+    (layout.folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [other], "annotations": {"a": "b"}}))
+    build(layout, root, state, ["v1"])
+    document = json.loads((layout.folder / "index.json").read_text())
+    assert other in document["manifests"] and document["annotations"] == {"a": "b"}
+
+
+def test_output(layout: LayoutDestination) -> None:
+    """BuildKit is asked to write into the folder itself, without a tar in between."""
+    asked = layout.output("k")
+    assert asked.outputs == (f"type=oci,tar=false,dest={layout.folder}",)
+    assert asked.names == (f"layerkit.local/image:{runtime_tag('k')}",)
+    assert layout.describe() == f"oci:{layout.folder}"
+
+
+def test_buildkit_wrote_nothing(layout: LayoutDestination) -> None:
+    """A runtime image that is not there after the build is an integrity error."""
+    with pytest.raises(IntegrityError, match="not there"):
+        layout.built(PLATFORM, "k", BAKED, "runtime-0")
+
+
+# ---------------------------------------------------------------------------------------------------------- what fails
+
+
+@pytest.mark.parametrize("what", ["truncated", "missing", "changed-config"])
+def test_damaged_folder(layout: LayoutDestination, root: Path, state: State, what: str) -> None:
+    """A blob that is missing, cut, or not what it is called is as good as none: it is built and packed again."""
+    found, made = build(layout, root, state, ["v1"])
+    assert found.checkpoint is not None
+    manifest = made.images[PLATFORM].manifest
+    path = layout.folder / "blobs/sha256"
+    if what == "changed-config":
+        for digest in (manifest.config.digest, Manifest.parse((path / made.digest.hex).read_bytes()).config.digest):
+            (path / digest.hex).write_bytes((path / digest.hex).read_bytes().replace(b"linux", b"LINUX"))
+        assert layout.look({}, None, ["v1"]).previous == {}
+        return
+    for layer in manifest.layers:
+        if what == "missing":
+            (path / layer.digest.hex).unlink()
+        else:
+            os.truncate(path / layer.digest.hex, 10)
+    present = layout.look({PLATFORM: found.runtime_key(PLATFORM)}, found.checkpoint.key, ["v1"])
+    assert present.runtimes == {} and present.checkpoint is None and present.blobs == frozenset()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "no json", "[]", "{}", '{"manifests": {}}', '{"manifests": [3]}', "null"],
+)  # fmt: skip
+def test_no_layout(layout: LayoutDestination, text: str) -> None:
+    """A folder whose index.json is none is refused, and left alone."""
+    layout.folder.mkdir()
+    (layout.folder / "index.json").write_text(text)
+    with pytest.raises(LocalResourceError, match=r"index\.json"):
+        layout.look({}, None, ["v1"])
+    assert (layout.folder / "index.json").read_text() == text
+
+
+def test_file_in_the_way(tmp_path: Path, root: Path, state: State) -> None:
+    """A file where the folder should be is a local problem with 11, not a traceback."""
+    (tmp_path / "out").write_text("x")
+    layout = LayoutDestination(tmp_path / "out", state)
+    with pytest.raises(LocalResourceError) as caught:
+        send(layout, inputs(project(root), state))
+    assert caught.value.exit_status == 11
+    with pytest.raises(LocalResourceError):
+        layout._tag(Descriptor(MEDIA.MANIFEST, Digest.of(b""), 0), ["v1"])
+
+
+def test_disk_full(layout: LayoutDestination, root: Path, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk is 11 with a hint; no half blob and no tag is left (FAULTS 52)."""
+    _, made = build(layout, root, state, ["v1"])
+    before = sorted(os.listdir(layout.folder / "blobs/sha256"))
+    (root / "model.pth.tar").write_bytes(os.urandom(MIB))
+    real = os.fdopen
+
+    class Full:
+        def __init__(self, stream: Any) -> None:
+            self.stream = stream
+
+        def write(self, chunk: bytes) -> int:
+            raise OSError(28, "No space left on device")
+
+        def __enter__(self) -> Full:
+            return self
+
+        def __exit__(self, *exc: object) -> None:
+            self.stream.close()
+
+    monkeypatch.setattr(os, "fdopen", lambda *args, **options: Full(real(*args, **options)))
+    with pytest.raises(LocalResourceError, match="No space left") as caught:
+        send(layout, inputs(project(root), state))
+    assert "df" in caught.value.hint
+    assert sorted(os.listdir(layout.folder / "blobs/sha256")) == before
+    assert entries(layout.folder)["v1"]["digest"] == str(made.digest)
+
+
+def test_stopped(layout: LayoutDestination, root: Path, state: State) -> None:
+    """A run that is stopped leaves no half blob."""
+    found = inputs(project(root), state).checkpoint
+    assert found is not None
+    packer = Packer(arrange(found.files, found.ownership)).start()
+    with pytest.raises(Stopped):
+        layout.send(packer, silent, lambda: True)
+    packer.stop()
+    assert os.listdir(layout.folder / "blobs/sha256") == []
+
+
+def test_changes_while_it_is_read(layout: LayoutDestination, root: Path, state: State) -> None:
+    """A checkpoint that changes while it is copied is 3, and nothing of it is left (FAULTS 40)."""
+    found = inputs(project(root), state)
+    with (root / "model.pth.tar").open("ab") as stream:
+        stream.write(b"x")
+    with pytest.raises(CheckpointError, match="changed while it was read"):
+        send(layout, found)
+    assert os.listdir(layout.folder / "blobs/sha256") == []
+
+
+def test_what_was_written_is_what_was_hashed(
+    layout: LayoutDestination, root: Path, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes that differ between the hashing and the copying, with no trace in the file's times, are found (FAULTS 40)."""
+    found = inputs(project(root), state)
+    monkeypatch.setattr(Packer, "digest", lambda self, index: Digest.of(b"what another read gave"))
+    monkeypatch.setattr(Packer, "known", lambda self, index: None)
+    with pytest.raises(CheckpointError, match=r"model\.pth\.tar changed while it was read"):
+        send(layout, found)
+    assert os.listdir(layout.folder / "blobs/sha256") == []
+
+
+def test_several_images_of_one_folder(layout: LayoutDestination, state: State) -> None:
+    """An image without a placeholder is found as one."""
+    layout.folder.mkdir()
+    raw = gzip.compress(b"tar")
+    digest = blob(layout.folder, raw)
+    made = image([Layer(Descriptor(MEDIA.LAYER_GZIP, digest, len(raw)), Digest.of(b"tar"), "COPY x")])
+    blob(layout.folder, made.config.raw)
+    blob(layout.folder, made.manifest.raw)
+    layout._tag(made.manifest.descriptor(), [runtime_tag("k"), checkpoint_tag("c")])
+    assert layout.look({PLATFORM: "k"}, "c", []).runtimes[PLATFORM] == Runtime(made, None)
+    assert layout.checkpoint("c") is not None and layout.checkpoint("d") is None

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from layerkit.oci import MEDIA, Descriptor, Digest
+from layerkit.runtime.bake import PLACEHOLDER
+from layerkit.runtime.placeholder import MAX_SIZE, may_be_placeholder, placeholder_place
+from unit.support import placeholder_tar
+
+
+def bomb() -> bytes:
+    """A blob of some hundred KiB that would be 1 GiB."""
+    return zstandard.ZstdCompressor().compress(bytes(1024 * 1024)) * 8 + gzip.compress(b"")
+
+
+@pytest.mark.parametrize(
+    "pack",
+    [
+        pytest.param(bytes, id="tar"),
+        pytest.param(gzip.compress, id="gzip"),
+        pytest.param(zstandard.ZstdCompressor().compress, id="zstd"),
+        pytest.param(zstandard.ZstdCompressor(write_content_size=False).compress, id="zstd-without-size"),
+    ],
+)
+def test_found(pack: type[bytes]) -> None:
+    """The placeholder is known by its content, however it is compressed, with its folder and owner."""
+    assert placeholder_place(pack(placeholder_tar(uid=1000, gid=1001))) == ("/app/model", 1000, 1001)
+
+
+def test_root_folder() -> None:
+    """A checkpoint may go to a folder right under the root."""
+    assert placeholder_place(placeholder_tar("app")) == ("/app", 0, 0)
+
+
+def renamed() -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        info = tarfile.TarInfo("app/marker")
+        info.size = len(PLACEHOLDER)
+        tar.addfile(info, io.BytesIO(PLACEHOLDER))
+    return stream.getvalue()
+
+
+def linked() -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        info = tarfile.TarInfo("app/.layerkit-placeholder")
+        info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(info)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "blob",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"no tar", id="text"),
+        pytest.param(bytes(1024), id="empty-tar"),
+        pytest.param(placeholder_tar(content=b"something else"), id="other-content"),
+        pytest.param(placeholder_tar(content=PLACEHOLDER + b"more"), id="more-content"),
+        pytest.param(renamed(), id="other-name"),
+        pytest.param(linked(), id="link"),
+        pytest.param(gzip.compress(placeholder_tar())[:60], id="half-gzip"),
+        pytest.param(b"\x1f\x8b" + b"x" * 50, id="broken-gzip"),
+        pytest.param(b"\x28\xb5\x2f\xfd" + b"x" * 50, id="broken-zstd"),
+        pytest.param(gzip.compress(bytes(10 * 1024 * 1024)), id="gzip-bomb"),
+        pytest.param(bomb(), id="zstd-bomb"),
+    ],
+)
+def test_not_found(blob: bytes) -> None:
+    """What is no placeholder is none, damaged blobs and bombs too (FAULTS 50)."""
+    assert placeholder_place(blob) is None
+
+
+@given(st.binary(max_size=600) | st.binary(max_size=200).map(gzip.compress))
+def test_anything(blob: bytes) -> None:
+    """Any bytes are looked at without failing."""
+    assert placeholder_place(blob) is None
+
+
+def test_by_size() -> None:
+    """Only small layers are looked into."""
+    assert may_be_placeholder(Descriptor(MEDIA.LAYER, Digest.of(b""), MAX_SIZE))
+    assert not may_be_placeholder(Descriptor(MEDIA.LAYER, Digest.of(b""), MAX_SIZE + 1))

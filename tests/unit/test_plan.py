@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from layerkit.assemble import assemble
+from layerkit.checkpoint import arrange
+from layerkit.fingerprint import Inputs
+from layerkit.oci import Digest, Image, dump
+from layerkit.planner import Plan, Present, plan
+from layerkit.project import Builder, Checkpoint
+from layerkit.state import State
+from unit.support import PLATFORM, image, inputs, layer, project, runtime, write_project
+
+WEIGHTS = (layer("weights"),)
+
+
+def known(root: Path, content: bytes = b"weights", **options: Any) -> Inputs:
+    """Inputs whose checkpoint was hashed before."""
+    with State() as state:
+        found = inputs(project(root, **options), state)
+        assert found.checkpoint is not None
+        (file,) = found.checkpoint.files
+        state.remember_file(file.source, file.identity, Digest.of(content))
+        return inputs(project(root, **options), state)
+
+
+def decide(found: Inputs, present: Present, **options: Any) -> Plan:
+    return plan(found, present, **{"destination": "registry x", "tags": ["v1"], **options})
+
+
+def built(found: Inputs) -> Image:
+    """The image of an earlier build of *found*."""
+    assert found.checkpoint is not None
+    made = assemble(found, {PLATFORM: runtime()}, WEIGHTS, found.checkpoint.digest, found.checkpoint.key)
+    return made.images[PLATFORM]
+
+
+def there(found: Inputs) -> Present:
+    """All of *found* is at the destination, under its tag."""
+    before = built(found)
+    return Present({PLATFORM: runtime()}, WEIGHTS, {"v1": before.manifest.digest}, {PLATFORM: before})
+
+
+def rows(made: Plan) -> dict[str, tuple[str, str]]:
+    return {item.role: (item.action, item.reason) for item in made.layers}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_project(tmp_path)
+
+
+def test_nothing_is_there(root: Path) -> None:
+    """The first build runs BuildKit and packs the checkpoint; all is said to be built, in the order of the layers."""
+    with State() as state:
+        made = decide(inputs(project(root), state), Present())
+    assert (made.platforms_to_build, made.pack, made.way, made.changes) == ((PLATFORM,), True, "compose", True)
+    assert [item.role for item in made.layers] == ["base", "dependencies", "checkpoint", "code"]
+    assert made.digest is None and made.tags_to_move == ("v1",)
+    assert rows(made)["code"] == ("built", "no earlier image to take it from")
+    assert "not hashed yet" in rows(made)["checkpoint"][1]
+
+
+def test_nothing_changed(root: Path) -> None:
+    """Where all is there and the tag names it, nothing is done, and the digest is known beforehand."""
+    found = known(root)
+    made = decide(found, there(found))
+    assert not made.changes and not made.pack and made.platforms_to_build == made.tags_to_move == ()
+    assert made.digest == built(found).manifest.digest
+    assert {action for action, _ in rows(made).values()} == {"reused"}
+    assert sum((item.bytes_to_builder or 0) + (item.bytes_to_upload or 0) for item in made.layers) == 0
+
+
+def test_tag_only(root: Path) -> None:
+    """A new tag moves alone: neither BuildKit nor the checkpoint is touched."""
+    found = known(root)
+    made = decide(found, there(found), tags=["v1", "v2"])
+    assert (made.pack, made.platforms_to_build, made.tags_to_move, made.changes) == (False, (), ("v2",), True)
+
+
+def test_tag_that_names_something_else(root: Path) -> None:
+    """A tag that was moved by somebody is moved back."""
+    found = known(root)
+    present = dataclasses.replace(there(found), tags={"v1": Digest.of(b"other")})
+    assert decide(found, present).tags_to_move == ("v1",)
+
+
+def test_weights(root: Path) -> None:
+    """New weights: BuildKit does not run, the checkpoint is packed, and the reason names both digests."""
+    before = known(root)
+    (root / "model.pth.tar").write_bytes(b"others!")
+    after = known(root, b"others!")
+    made = decide(after, dataclasses.replace(there(before), checkpoint=None))
+    assert (made.platforms_to_build, made.pack) == ((), True)
+    expected = f"weights changed: {Digest.of(b'weights').short} → {Digest.of(b'others!').short}"
+    assert rows(made)["checkpoint"] == ("packed", expected)
+    (row,) = [item for item in made.layers if item.role == "checkpoint"]
+    assert after.checkpoint is not None
+    size = sum(b.size for b in arrange(after.checkpoint.files, after.checkpoint.ownership))
+    assert (row.bytes_to_builder, row.bytes_to_upload) == (0, size)
+
+
+def test_weights_swapped_back(root: Path) -> None:
+    """Earlier weights that the destination still has are not sent again."""
+    found = known(root)
+    made = decide(found, dataclasses.replace(there(found), tags={"v1": Digest.of(b"other")}))
+    assert not made.pack and rows(made)["checkpoint"][0] == "reused"
+
+
+def test_code(root: Path) -> None:
+    """New code: BuildKit runs, the checkpoint stays, and the reason names the file with both digests."""
+    before = known(root)
+    (root / "src/serve.py").write_text("print('new')\n")
+    after = known(root)
+    made = decide(after, dataclasses.replace(there(before), runtimes={}))
+    assert (made.platforms_to_build, made.pack) == ((PLATFORM,), False)
+    old, new = Digest.of(b"print('served')\n").short, Digest.of(b"print('new')\n").short
+    assert rows(made)["code"] == ("built", f"src/serve.py {old} → {new}")
+    assert [rows(made)[role][0] for role in ("base", "dependencies", "checkpoint")] == ["reused"] * 3
+
+
+def test_dependency(root: Path) -> None:
+    """A changed requirement names its file, not the Dockerfile that changes with it."""
+    before = known(root)
+    (root / "requirements.txt").write_text("torch==2.13.0\nnumpy\nsix\n")
+    made = decide(known(root), dataclasses.replace(there(before), runtimes={}))
+    action, reason = rows(made)["dependencies"]
+    assert action == "built" and reason.startswith("requirements.txt ") and "→" in reason
+    assert rows(made)["code"][0] == "reused"
+
+
+def test_instructions(root: Path) -> None:
+    """A changed build argument is the reason why dependencies are built."""
+    before = known(root)
+    after = dataclasses.replace(before, project=dataclasses.replace(before.project, builder=Builder(args={"A": "1"})))
+    made = decide(after, dataclasses.replace(there(before), runtimes={}))
+    assert rows(made)["dependencies"] == ("built", "build arguments added")
+
+
+def test_base(root: Path) -> None:
+    """A newer base is the reason for itself, and for the dependencies above it."""
+    before = known(root)
+    newer = {name: dataclasses.replace(base, digest=Digest.of(b"newer")) for name, base in before.bases.items()}
+    made = decide(dataclasses.replace(before, bases=newer), dataclasses.replace(there(before), runtimes={}))
+    said = f"python:3.11-slim {Digest.of(b'base').short} → {Digest.of(b'newer').short}"
+    assert rows(made)["base"] == ("built", said)
+    assert rows(made)["dependencies"] == ("built", f"the base under it changed: {said}")
+
+
+def test_many_files_in_one_sentence(root: Path) -> None:
+    """A reason stays a sentence: three files are named, the others counted, added and removed ones too."""
+    before = known(root)
+    for number in range(6):
+        (root / f"src/m{number}.py").write_text("")
+    (root / "src/serve.py").unlink()
+    made = decide(known(root), dataclasses.replace(there(before), runtimes={}))
+    assert rows(made)["code"][1] == "src/m0.py added; src/m1.py added; src/m2.py added; and 4 more"
+
+
+def test_second_platform(root: Path) -> None:
+    """Only the platform that is not there is built."""
+    both = dataclasses.replace(known(root), platforms=(PLATFORM, "linux/arm64"))
+    made = decide(both, Present({PLATFORM: runtime()}, WEIGHTS))
+    assert (made.platforms_to_build, made.pack) == (("linux/arm64",), False)
+
+
+def test_no_cache(root: Path) -> None:
+    """--no-cache builds what is there, and still does not send the checkpoint."""
+    found = known(root)
+    made = decide(found, there(found), no_cache=True)
+    assert (made.platforms_to_build, made.pack, made.changes) == ((PLATFORM,), False, True)
+
+
+def test_buildkit_builds_it_all(root: Path) -> None:
+    """Where BuildKit builds the whole image, all platforms are built, nothing is packed, and the plan says why."""
+    found = known(root)
+    made = decide(found, there(found), way="buildkit", why="asked for")
+    assert (made.platforms_to_build, made.pack, made.changes) == ((PLATFORM,), False, True)
+    assert (made.way, made.why, made.digest) == ("buildkit", "asked for", None)
+    assert rows(made)["checkpoint"] == ("built", "BuildKit copies it")
+
+
+@pytest.mark.parametrize(
+    ("placement", "pack", "action"),
+    [("volume", False, "mounted"), ("artifact", True, "packed"), ("layer", True, "packed")],
+)
+def test_placement(root: Path, placement: str, pack: bool, action: str) -> None:
+    """A volume's checkpoint is not sent anywhere; an artifact's is, like a layer's."""
+    found = known(root, placement=placement)
+    made = decide(found, Present({PLATFORM: runtime()}))
+    assert made.pack is pack and rows(made)["checkpoint"][0] == action
+
+
+def test_artifact_that_is_there(root: Path) -> None:
+    """An artifact that is there is mounted, and the image has no checkpoint layer."""
+    found = known(root, placement="artifact")
+    made = decide(found, Present({PLATFORM: runtime()}, WEIGHTS))
+    assert rows(made)["checkpoint"][0] == "mounted" and made.assembled is not None
+    assert "checkpoint" not in made.assembled.roles[PLATFORM]
+    assert len(made.assembled.images[PLATFORM].manifest.layers) == 4
+
+
+def test_no_checkpoint(root: Path) -> None:
+    """A project without a checkpoint has no checkpoint layer and packs nothing."""
+    with State() as state:
+        found = inputs(dataclasses.replace(project(root), checkpoint=None), state)
+    bare = dataclasses.replace(runtime(), image=image([layer("a"), layer("b"), layer("COPY c /")]), placeholder=None)
+    made = decide(found, Present({PLATFORM: bare}))
+    assert not made.pack and "checkpoint" not in rows(made) and made.digest is not None
+
+
+def test_unknown_files_are_named(root: Path) -> None:
+    """Files that are not hashed yet are named, three of them, and the others counted."""
+    (root / "w").mkdir()
+    for number in range(5):
+        (root / f"w/{number}.bin").write_text("x")
+    with State() as state:
+        found = inputs(dataclasses.replace(project(root), checkpoint=Checkpoint("w")), state)
+    reason = rows(decide(found, Present()))["checkpoint"][1]
+    assert reason.startswith("0.bin, 1.bin, 2.bin and 2 more not hashed yet")
+
+
+@pytest.mark.parametrize("note", ["", "{", "[1]", '{"code": 3}', "[" * 20_000], ids=["none", "half", "list", "no", "deep"])
+def test_image_of_others(root: Path, note: str) -> None:
+    """An earlier image that layerkit did not write, or that says nonsense, is no reason to fail."""
+    other = image([layer("a")], annotations={"dev.layerkit.inputs": note})
+    assert decide(known(root), Present(previous={PLATFORM: other})).changes
+
+
+def test_pure(root: Path) -> None:
+    """The same inputs give the same plan, and nothing of them is changed by it."""
+    found = known(root)
+    present = there(found)
+    before = dump({"a": found.summary, "b": repr(present)})
+    assert decide(found, present).to_json() == decide(found, present).to_json()
+    assert dump({"a": found.summary, "b": repr(present)}) == before
+
+
+def test_json(root: Path) -> None:
+    """The JSON of a plan has the keys of the contract."""
+    found = known(root)
+    made = json.loads(json.dumps(decide(found, there(found)).to_json()))
+    assert set(made) >= {"schema_version", "destination", "tags", "way", "changes", "digest", "layers", "tags_to_move"}
+    for row in made["layers"]:
+        assert set(row) == {"role", "action", "reason", "bytes_to_builder", "bytes_to_upload"}
+        assert row["reason"]

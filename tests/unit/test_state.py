@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from layerkit.oci import Digest
+from layerkit.state import Identity, State
+
+D = Digest.of(b"1")
+
+
+def identity(path: Path) -> Identity:
+    return Identity.of(path.stat())
+
+
+def settled(path: Path, content: str) -> Identity:
+    """Write a file, and wait until a later change must show in its times."""
+    path.write_text(content)
+    identity(path).settle()
+    return identity(path)
+
+
+def test_remembered(tmp_path: Path) -> None:
+    """A file's digest is known again in another run as long as it has the same identity."""
+    file = tmp_path / "model.pt"
+    before = settled(file, "weights")
+    with State(tmp_path / "state") as state:
+        assert state.file_digest(file, before) is None
+        state.remember_file(file, before, D)
+    with State(tmp_path / "state") as state:
+        assert state.file_digest(file, identity(file)) == D
+
+
+@pytest.mark.parametrize("how", ["same-size", "other-size", "replaced", "touched", "mtime-put-back"])
+def test_forgotten(tmp_path: Path, how: str) -> None:
+    """Whatever way a file changes, its digest is not known any more: also where size and mtime are as before."""
+    file = tmp_path / "model.pt"
+    before = settled(file, "weights")
+    with State() as state:
+        state.remember_file(file, before, D)
+        if how == "same-size":
+            file.write_text("WEIGHTS")
+        elif how == "other-size":
+            file.write_text("more weights")
+        elif how == "replaced":
+            (tmp_path / "new").write_text("WEIGHTS")
+            (tmp_path / "new").replace(file)
+        elif how == "touched":
+            os.utime(file, ns=(1, 1))
+        else:
+            file.write_text("WEIGHTS")
+            os.utime(file, ns=(before.mtime, before.mtime))
+        assert state.file_digest(file, identity(file)) is None
+
+
+def test_racy_file(tmp_path: Path) -> None:
+    """A file that is written again right after its digest was kept is not taken for the old one ("racy git")."""
+    file = tmp_path / "model.pt"
+    with State() as state:
+        for number in range(10):
+            file.write_text(f"weights {number}")
+            before = identity(file)
+            state.remember_file(file, before, D)
+            file.write_text(f"WEIGHTS {number}")
+            assert state.file_digest(file, identity(file)) is None
+
+
+def test_settle_is_short(tmp_path: Path) -> None:
+    """Waiting for the clock takes at most 20 ms, and nothing for an old file or one from the future."""
+    begun = time.monotonic()
+    for ctime in (time.time() - 100, time.time() + 100):
+        Identity(1, 1, 1, 1, int(ctime * 1e9)).settle()
+    assert time.monotonic() - begun < 0.015
+    Identity(1, 1, 1, 1, int(time.time() * 1e9)).settle()
+    assert time.monotonic() - begun < 1
+
+
+def test_name_that_is_not_utf_8(tmp_path: Path) -> None:
+    """A project in a folder whose name is not UTF-8 has a stat cache like any other."""
+    file = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    before = settled(file, "x")
+    with State() as state:
+        assert state.file_digest(file, before) is None
+        state.remember_file(file, before, D)
+        assert state.file_digest(file, before) == D
+
+
+def test_records(tmp_path: Path) -> None:
+    """Values are kept by kind and key, the last one wins, and all of a kind come sorted by key."""
+    with State(tmp_path) as state:
+        state.put("runtime", "b", {"x": [1, None]})
+        state.put("runtime", "a", 1)
+        state.put("runtime", "a", 2)
+        state.put("other", "c", "ü")
+        assert state.get("runtime", "b") == {"x": [1, None]} and state.get("runtime", "none") is None
+    with State(tmp_path) as state:
+        assert state.all("runtime") == {"a": 2, "b": {"x": [1, None]}}
+        assert list(state.all("runtime")) == ["a", "b"]
+
+
+def test_damaged_file(tmp_path: Path) -> None:
+    """A damaged file is put aside and begun again, and nobody is told: it is a cache (FAULTS 52)."""
+    (tmp_path / "state.sqlite").write_bytes(b"no database at all " * 500)
+    with State(tmp_path) as state:
+        state.put("a", "b", 1)
+    with State(tmp_path) as state:
+        assert state.get("a", "b") == 1
+    assert (tmp_path / "state.damaged").exists()
+
+
+def test_damaged_file_that_cannot_be_put_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where not even that is possible, the run works without memory (FAULTS 52)."""
+    (tmp_path / "state.sqlite").write_bytes(b"no database at all " * 500)
+
+    def denied(self: Path, target: Path) -> Path:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "replace", denied)
+    with State(tmp_path) as state:
+        state.put("a", "b", 1)
+        assert state.get("a", "b") == 1
+
+
+def test_damaged_rows(tmp_path: Path) -> None:
+    """A row that makes no sense is as good as none (FAULTS 52)."""
+    file = tmp_path / "model.pt"
+    before = settled(file, "x")
+    with State(tmp_path) as state:
+        state.remember_file(file, before, D)
+        state.put("a", "b", 1)
+        state._connection.execute("UPDATE files SET digest = 'sha256:1'")
+        state._connection.execute("UPDATE records SET value = '{'")
+        assert state.file_digest(file, before) is None and state.get("a", "b") is None
+        assert state.all("a") == {"b": None}
+
+
+@pytest.mark.parametrize("kind", ["file", "folder-in-the-way"])
+def test_no_place_for_it(tmp_path: Path, kind: str) -> None:
+    """Where no file can be made, the run works without memory (FAULTS 52)."""
+    if kind == "file":
+        (tmp_path / "x").touch()
+        folder = tmp_path / "x" / "layerkit"
+    else:
+        folder = tmp_path
+        (folder / "state.sqlite").mkdir()
+    with State(folder) as state:
+        state.put("a", "b", 1)
+        assert state.get("a", "b") == 1
+
+
+def test_after_close(tmp_path: Path) -> None:
+    """A thread that outlives the run does not fail on the closed cache."""
+    state = State(tmp_path)
+    state.close()
+    state.close()
+    state.put("a", "b", 1)
+    assert state.get("a", "b") is None and state.all("a") == {}
+
+
+def test_many_at_once(tmp_path: Path) -> None:
+    """Threads and several builds at once may use it; nothing that was kept is lost."""
+    failures: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            with State(tmp_path) as own:
+                for n in range(10):
+                    own.put("k", f"{number}-{n}", n)
+                    shared.put("shared", f"{number}-{n}", n)
+        except BaseException as error:  # noqa: BLE001 - shown below
+            failures.append(error)
+
+    with State(tmp_path) as shared:
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        assert len(shared.all("k")) == len(shared.all("shared")) == 40
