@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import MIB, CountingProxy, Workspace, write_weights
+from .conftest import MIB, CountingProxy, Engine, Workspace, write_weights
 
 SHOW = "import os,hashlib;p=os.environ['LAYERKIT_CHECKPOINT'];print(hashlib.sha256(open(p,'rb').read()).hexdigest())"
 
@@ -189,8 +189,8 @@ def test_attestations_follow_the_composed_image(workspace: Workspace) -> None:
     assert result["rebuilt"] == ["checkpoint"] and result["builder"]["ran"] is False
 
 
-@pytest.fixture
-def remote_builder(workspace: Workspace, tmp_path: Path) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def remote_builder(engine: Engine) -> Iterator[str]:
     """A builder of the remote driver, in front of the same engine: nothing that it builds is in the local Docker."""
     name = f"remote-{uuid.uuid4().hex[:8]}"
     with tempfile.TemporaryDirectory(prefix="lk-") as folder:  # short: a socket's path has at most 107 bytes
@@ -199,9 +199,9 @@ def remote_builder(workspace: Workspace, tmp_path: Path) -> Iterator[str]:
         try:
             while not Path(folder, "b.sock").exists():
                 time.sleep(0.02)
-            workspace.engine.docker("buildx", "create", "--name", name, "--driver", "remote", f"unix://{folder}/b.sock")
+            engine.docker("buildx", "create", "--name", name, "--driver", "remote", f"unix://{folder}/b.sock")
             yield name
-            workspace.engine.docker("buildx", "rm", name)
+            engine.docker("buildx", "rm", name)
         finally:
             os.killpg(process.pid, signal.SIGTERM)
             process.wait(10)
