@@ -30,9 +30,10 @@ if TYPE_CHECKING:
         TransientError,
     )
     from .events import Event, Listener, Note, Phase, Step, StepLog, Transfer
-    from .pipeline import LayerResult, Result, build, plan
+    from .pipeline import build, plan
     from .planner import LayerPlan, Plan
     from .project import Builder, Cache, Checkpoint, Code, Dependencies, Image, Project, Secret, load, schema
+    from .results import LayerResult, Result
     from .settings import Settings
 
 __all__ = [
@@ -77,9 +78,10 @@ _MODULES = {
     "errors": "AuthenticationError BuildError CheckpointError ConfigurationError ConflictError IntegrityError"
     " LayerkitError LocalResourceError RefusedError TransientError",
     "events": "Event Listener Note Phase Step StepLog Transfer",
-    "pipeline": "LayerResult Result build plan",
+    "pipeline": "build plan",
     "planner": "LayerPlan Plan",
     "project": "Builder Cache Checkpoint Code Dependencies Image Project Secret load schema",
+    "results": "LayerResult Result",
     "settings": "Settings",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}

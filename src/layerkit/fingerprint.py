@@ -35,10 +35,14 @@ _CHUNK = 1024 * 1024  # bytes
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """An image to start from: its digest where it could be resolved, and how many layers it has a platform."""
+    """An image to start from: its digest where it could be resolved, and how many layers it has a platform.
+
+    ``pinned``: the builder can be held to that digest (one of the local Docker may be no manifest's).
+    """
 
     digest: Digest | None = None
     layers: Mapping[str, int] = field(default_factory=dict)
+    pinned: bool = True
 
 
 @dataclass(frozen=True)

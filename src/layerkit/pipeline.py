@@ -8,133 +8,38 @@ destination ─ look ─────────▶ Present ───┘        
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .assemble import Assembled, Runtime, assemble
+from .bases import Bases
 from .checkpoint import Packer, arrange, checkpoint_key, content_digest
 from .destinations import Destination, Output, Published, Sent, Stopped
 from .engine import BakeResult, Engine
-from .errors import ConfigurationError, IntegrityError, LayerkitError, LocalResourceError, RefusedError
+from .errors import ConfigurationError, LayerkitError, RefusedError
 from .events import Listener, Note, Phase, silent
-from .fingerprint import Base, Inputs, fingerprint, hash_file
-from .oci import Digest, Index, Manifest, Platform, Reference
+from .fingerprint import Inputs, fingerprint
+from .oci import Digest, Platform, Reference
 from .planner import ROLES, Plan
 from .planner import plan as decide
 from .project import Project
-from .runtime import bake, materialise
+from .request import Request, named
+from .results import Result, bytes_of, layer_results, roles_rebuilt
+from .runtime import bake
 from .settings import Settings
+from .staging import link_checkpoint, pins, placeholder, stage
 from .state import State
 
 if TYPE_CHECKING:
     from .registry import Client
 
-__all__ = ["LayerResult", "Request", "Result", "Session", "bake_definition", "build", "plan"]
-
-
-@dataclass(frozen=True, slots=True)
-class LayerResult:
-    """One layer of the finished image. ``size`` in bytes, as it is stored."""
-
-    role: str
-    digest: Digest
-    diff_id: Digest
-    media_type: str
-    size: int
-    action: str
-    platform: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        found = {
-            "role": self.role,
-            "digest": str(self.digest),
-            "diff_id": str(self.diff_id),
-            "media_type": self.media_type,
-            "size": self.size,
-            "action": self.action,
-        }
-        return found | ({"platform": self.platform} if self.platform else {})
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a build did.
-
-    Attributes:
-        reference: ``REPO@digest``.
-        way: compose, or buildkit; ``why`` says why where it is buildkit.
-        rebuilt: roles of which a layer is new.
-        builder_ran: BuildKit was called.
-        bytes_sent: to the builder.
-        checkpoint_read, uploaded, reused: bytes; ``dropped`` were on their way when their layer turned out to be there.
-        seconds: of each phase.
-    """
-
-    reference: str
-    digest: Digest
-    tags: tuple[str, ...]
-    way: Literal["compose", "buildkit"]
-    layers: tuple[LayerResult, ...]
-    rebuilt: tuple[str, ...]
-    builder_ran: bool
-    bytes_sent: int
-    checkpoint_read: int
-    uploaded: int
-    reused: int
-    dropped: int
-    seconds: Mapping[str, float]
-    why: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """The object that ``layerkit build --json`` prints."""
-        return {
-            "schema_version": 1,
-            "reference": self.reference,
-            "digest": str(self.digest),
-            "tags": list(self.tags),
-            "way": self.way,
-            "why": self.why,
-            "layers": [layer.to_json() for layer in self.layers],
-            "rebuilt": list(self.rebuilt),
-            "builder": {"ran": self.builder_ran, "bytes_sent": self.bytes_sent},
-            "bytes": {
-                "checkpoint_read": self.checkpoint_read,
-                "uploaded": self.uploaded,
-                "reused": self.reused,
-                "dropped": self.dropped,
-            },
-            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What is asked of a build beside the project.
-
-    Attributes:
-        tags: names in the image's repository (``v2``), or whole references of one repository.
-        push, output: a registry, or ``oci:DIR``; the local Docker where neither is given.
-        platforms: win over the project's.
-        way: "compose", or "buildkit" to have BuildKit build the whole image.
-    """
-
-    tags: Sequence[str] = ()
-    push: bool = False
-    output: str = ""
-    platforms: Sequence[str] = ()
-    builder: str = ""
-    no_cache: bool = False
-    pull: bool = False
-    strict_cache: bool = False
-    way: Literal["compose", "buildkit"] = "compose"
+__all__ = ["Request", "Session", "bake_definition", "build", "plan"]
 
 
 def plan(
@@ -204,7 +109,7 @@ class Session:
         self.request = request
         self.settings = settings
         self.listener = listener
-        self.project, self.tags = _named(project, request.tags)
+        self.project, self.tags = named(project, request.tags)
         self.state = State(settings.state_folder)
         self.seconds: dict[str, float] = {}
         self._begun = time.monotonic()
@@ -296,7 +201,9 @@ class Session:
             self.project,
             self.state,
             platforms=self.platforms,
-            resolve=self._resolve,
+            resolve=Bases(
+                lambda: self._base_client, lambda: self.engine, self.state, self.platforms, self.listener
+            ).resolve,
             source_date_epoch=self.settings.source_date_epoch,
         )
 
@@ -316,54 +223,6 @@ class Session:
                 why="asked for" if self.request.way == "buildkit" else "",
                 no_cache=self.request.no_cache,
             )
-
-    def _resolve(self, text: str) -> Base:
-        """Digest and layers of a base image: from its registry, else from the local Docker."""
-        reference = Reference.parse(text).or_latest()
-        try:
-            found = self._base_in_registry(reference)
-        except (LayerkitError, IntegrityError) as error:
-            local = self._base_in_docker(text)
-            if local is None:
-                self.listener(Note(f"base {text}: {error}; its digest is not pinned", "warning"))
-            return local or Base()
-        if found is None:
-            found = self._base_in_docker(text)
-        if found is None:
-            raise ConfigurationError(
-                f"base image {text}: not found in its registry or the local Docker", hint="check image.base"
-            )
-        return found
-
-    def _base_in_registry(self, reference: Reference) -> Base | None:
-        repository = self._base_client.repository(reference)
-        descriptor = repository.resolve(reference.digest or reference.tag)
-        if descriptor is None:
-            return None
-        key = f"{descriptor.digest} {' '.join(self.platforms)}"
-        counts = self.state.get("base-layers", key)
-        if counts is None:
-            counts = {}
-            top = repository.manifest(descriptor.digest)
-            for platform in self.platforms:
-                manifest = top
-                if isinstance(top, Index):
-                    child = top.find(Platform.parse(platform))
-                    if child is None:
-                        raise ConfigurationError(f"base image {reference}: has no {platform}")
-                    manifest = repository.manifest(child.digest)
-                if isinstance(manifest, Manifest):
-                    counts[platform] = len(manifest.layers)
-            self.state.put("base-layers", key, counts)
-        return Base(descriptor.digest, counts)
-
-    def _base_in_docker(self, text: str) -> Base | None:
-        with contextlib.suppress(LocalResourceError):
-            image = self.engine.image(text)
-            if image is not None:
-                layers = len((image.get("RootFS") or {}).get("Layers") or ())
-                return Base(Digest.parse(str(image["Id"])), dict.fromkeys(self.platforms, layers))
-        return None
 
     # ----------------------------------------------------------------------------------------------------- building
 
@@ -419,17 +278,12 @@ class Session:
         if not plan.platforms_to_build:
             return runtimes, None
         with self._phase("build"), tempfile.TemporaryDirectory(prefix="layerkit-") as folder:
-            placeholder = Path(folder, "placeholder")
-            placeholder.mkdir()
-            (placeholder / bake.PLACEHOLDER_NAME).write_bytes(bake.PLACEHOLDER)
-            os.utime(placeholder / bake.PLACEHOLDER_NAME, (0, 0))
-            stage = _stage(plan.inputs, Path(folder, "context"))
+            marker = placeholder(Path(folder, "placeholder"))
+            context = stage(plan.inputs, Path(folder, "context"))
             targets = []
             for number, platform in enumerate(plan.platforms_to_build):
                 output = self.destination.output(plan.inputs.runtime_key(platform))
-                targets.append(
-                    self._target(plan.inputs, f"runtime-{number}", platform, stage, str(placeholder), output)
-                )
+                targets.append(self._target(plan.inputs, f"runtime-{number}", platform, context, str(marker), output))
             result = self._bake(targets)
             for number, platform in enumerate(plan.platforms_to_build):
                 key = plan.inputs.runtime_key(platform)
@@ -441,21 +295,21 @@ class Session:
         return self.engine.bake(bake.definition(targets, root), listener=self.listener, cwd=root)
 
     def _target(
-        self, inputs: Inputs, name: str, platform: str, stage: Path, checkpoint: str, output: Output
+        self, inputs: Inputs, name: str, platform: str, context: Path, checkpoint: str, output: Output
     ) -> bake.Target:
         project = inputs.project
         contexts = {bake.CHECKPOINT_CONTEXT: checkpoint} if checkpoint else {}
         if inputs.wheels:
             contexts[bake.WHEELS_CONTEXT] = str((project.root / project.dependencies.wheels).absolute())
-        contexts |= _pins(inputs)
+        contexts |= pins(inputs)
         args = dict(project.builder.args)
         if inputs.source_date_epoch is not None:
             args["SOURCE_DATE_EPOCH"] = str(inputs.source_date_epoch)
         cache_to, cache_from = self._caches()
         return bake.Target(
             name,
-            stage,
-            str(stage.parent / "Dockerfile"),
+            context,
+            str(context.parent / "Dockerfile"),
             platform,
             stage=project.image.target,
             contexts=contexts,
@@ -519,14 +373,14 @@ class Session:
         """BuildKit builds the same Dockerfile with the real checkpoint, and delivers the image itself."""
         inputs = plan.inputs
         with self._phase("build"), tempfile.TemporaryDirectory(prefix="layerkit-") as folder:
-            context = Path(folder, "checkpoint")
+            weights = Path(folder, "checkpoint")
             placed = inputs.project.checkpoint is not None and inputs.project.checkpoint.placement == "layer"
             if placed and inputs.checkpoint is not None:
-                _link_checkpoint(inputs, context)
-            stage = _stage(inputs, Path(folder, "context"))
+                link_checkpoint(inputs, weights)
+            context = stage(inputs, Path(folder, "context"))
             platform = ",".join(inputs.platforms)
             target = self._target(
-                inputs, "image", platform, stage, str(context) if placed else "", self.destination.finished(self.tags)
+                inputs, "image", platform, context, str(weights) if placed else "", self.destination.finished(self.tags)
             )
             result = self._bake([target])
         metadata = result.metadata.get("image", {})
@@ -563,54 +417,26 @@ class Session:
     def _result(
         self, plan: Plan, finished: Assembled, published: Published, baked: BakeResult | None, packed: _Packed | None
     ) -> Result:
-        layers: list[LayerResult] = []
-        before = plan.present.blobs
-        uploaded = published.uploaded + (packed.sent.uploaded if packed else 0)
-        reused = 0
-        several = len(finished.images) > 1
-        counted: set[Digest] = set()
-        for platform, image in finished.images.items():
-            for descriptor, diff_id, role in zip(
-                image.manifest.layers, image.config.diff_ids, finished.roles[platform], strict=True
-            ):
-                fresh = descriptor.digest not in before
-                if role == "checkpoint":
-                    fresh = packed is not None and descriptor.digest in packed.sent.new
-                    action = "packed" if fresh else "reused"
-                else:
-                    action = "built" if fresh and baked is not None else "reused"
-                    if action == "built" and role == "base" and self._mounts_base:
-                        action = "mounted"
-                    elif action == "built" and descriptor.digest not in counted and self.destination.kind == "registry":
-                        uploaded += descriptor.size
-                if action == "reused" and descriptor.digest not in counted:
-                    reused += descriptor.size
-                counted.add(descriptor.digest)
-                layers.append(
-                    LayerResult(
-                        role,
-                        descriptor.digest,
-                        diff_id,
-                        descriptor.media_type,
-                        descriptor.size,
-                        action,
-                        platform if several else "",
-                    )
-                )
-        new = {layer.role for layer in layers if layer.action != "reused"}
+        sent = packed.sent if packed else None
+        layers = layer_results(
+            finished, plan.present.blobs, sent, built=baked is not None, mounts_base=self._mounts_base
+        )
+        uploaded = published.uploaded + (sent.uploaded if sent else 0)
+        if self.destination.kind == "registry":
+            uploaded += bytes_of(layers, "built")
         return Result(
             f"{self.destination.name}@{published.digest}",
             published.digest,
             self.tags,
             "compose",
-            tuple(layers),
-            tuple(role for role in ROLES if role in new),
+            layers,
+            roles_rebuilt(layers),
             baked is not None,
             baked.bytes_sent if baked else 0,
             packed.read if packed else 0,
             uploaded,
-            reused,
-            packed.sent.dropped if packed else 0,
+            bytes_of(layers, "reused"),
+            sent.dropped if sent else 0,
             self._seconds(),
             plan.why,
         )
@@ -670,70 +496,6 @@ class _Task:
         self._thread.join(1.0)
         if self._error is not None and not isinstance(self._error, Stopped | LayerkitError):
             raise self._error
-
-
-def _named(project: Project, tags: Sequence[str]) -> tuple[Project, tuple[str, ...]]:
-    """The project under the repository that the tags name, and the tags alone."""
-    short: list[str] = []
-    names: set[str] = set()
-    for tag in tags or ("latest",):
-        if "/" in tag or ":" in tag:
-            reference = Reference.parse(tag).or_latest()
-            if not reference.tag:
-                raise ConfigurationError(f"-t {tag}: a tag cannot be a digest")
-            names.add(tag.rpartition(":")[0] if tag.endswith(f":{reference.tag}") else tag)
-            short.append(reference.tag)
-        else:
-            short.append(Reference.parse(project.image.name).with_tag(tag).tag)
-    if len(names) > 1 or (names and len(short) > len(tags)):
-        raise ConfigurationError(
-            f"the tags name {len(names)} repositories: {', '.join(sorted(names))}", hint="one build, one repository"
-        )
-    if any(tag.startswith(("runtime-", "checkpoint-")) or tag == "buildcache" for tag in short):
-        raise ConfigurationError("tags runtime-*, checkpoint-* and buildcache are layerkit's own", hint="take another")
-    if names:
-        project = replace(project, image=replace(project.image, name=names.pop()))
-    return project, tuple(dict.fromkeys(short))
-
-
-def _stage(inputs: Inputs, folder: Path) -> Path:
-    """The build context as files, and the Dockerfile beside it."""
-    folder.mkdir()
-    materialise(inputs.files, folder)
-    epoch = inputs.source_date_epoch or 0
-    for file in inputs.files:
-        if file.link:
-            continue
-        place, digest = folder / file.path, inputs.digests[file.path]
-        if hash_file(place) != digest:
-            raise ConfigurationError(f"{file.path}: changed while the build began", hint="run the build again")
-        # BuildKit takes a file of the same path, size and time for the one that it was sent before, also by
-        # another project (fsutil compares nothing else). So the time follows the content, below one day.
-        os.utime(place, ns=(0, epoch * 10**9 + int(digest.hex[:15], 16) % (86400 * 10**9)))
-    (folder.parent / "Dockerfile").write_text(inputs.dockerfile, encoding="utf-8")
-    return folder
-
-
-def _pins(inputs: Inputs) -> dict[str, str]:
-    """Named contexts that hold every base image to the digest that its key was made of."""
-    pins = {}
-    for text, base in inputs.bases.items():
-        reference = Reference.parse(text)
-        if base.digest is not None and base.digest.algorithm == "sha256" and not reference.digest:
-            pins[text] = f"docker-image://{reference.name}:{reference.or_latest().tag}@{base.digest}"
-    return pins
-
-
-def _link_checkpoint(inputs: Inputs, folder: Path) -> None:
-    """The checkpoint's files alone in a folder, for BuildKit to read: linked where that is possible, else copied."""
-    assert inputs.checkpoint is not None
-    for file in inputs.checkpoint.files:
-        place = folder / file.path
-        place.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(file.source, place)
-        except OSError:
-            shutil.copyfile(file.source, place)
 
 
 def bake_definition(project: Project, *, tags: Sequence[str] = (), settings: Settings | None = None) -> dict[str, Any]:

@@ -61,7 +61,9 @@ def image(
     raw = dump(document)
     described = Config.parse(raw, MEDIA.DOCKER_CONFIG if docker else MEDIA.CONFIG)
     if not docker:
-        return Image(Manifest.create(described.descriptor, [item.descriptor for item in layers], annotations), described)
+        return Image(
+            Manifest.create(described.descriptor, [item.descriptor for item in layers], annotations), described
+        )
     text = dump(
         {
             "schemaVersion": 2,
@@ -79,7 +81,9 @@ PLACE = gzip.compress(placeholder_tar(), mtime=0)
 def runtime(*, place: tuple[str, int, int] = ("/app/model", 0, 0), code: str = "COPY --link src /app") -> Runtime:
     """What BuildKit built: two layers of the base, one of dependencies, the placeholder, the code."""
     marker = Layer(
-        Descriptor(MEDIA.LAYER_GZIP, Digest.of(PLACE), len(PLACE)), Digest.of(placeholder_tar()), "COPY --from=checkpoint"
+        Descriptor(MEDIA.LAYER_GZIP, Digest.of(PLACE), len(PLACE)),
+        Digest.of(placeholder_tar()),
+        "COPY --from=checkpoint",
     )
     made = image([layer("base 1"), layer("base 2"), layer("RUN pip install"), marker, layer(code)])
     return Runtime(made, 3, place)

@@ -55,7 +55,10 @@ def test_message_and_hint() -> None:
         (Problem("unknown key"), "unknown key"),
         (Problem("unknown key", where="image.x"), "image.x: unknown key"),
         (Problem("bad", where="a.b", file="l.toml", line=3), "l.toml:3: a.b: bad"),
-        (Problem("bad", file="l.toml", line=3, column=9, hint="did you mean 'c'?"), "l.toml:3:9: bad (did you mean 'c'?)"),
+        (
+            Problem("bad", file="l.toml", line=3, column=9, hint="did you mean 'c'?"),
+            "l.toml:3:9: bad (did you mean 'c'?)",
+        ),
     ],
 )
 def test_problem(problem: Problem, text: str) -> None:

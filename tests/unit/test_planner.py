@@ -225,7 +225,9 @@ def test_unknown_files_are_named(root: Path) -> None:
     assert reason.startswith("0.bin, 1.bin, 2.bin and 2 more not hashed yet")
 
 
-@pytest.mark.parametrize("note", ["", "{", "[1]", '{"code": 3}', "[" * 20_000], ids=["none", "half", "list", "no", "deep"])
+@pytest.mark.parametrize(
+    "note", ["", "{", "[1]", '{"code": 3}', "[" * 20_000], ids=["none", "half", "list", "no", "deep"]
+)
 def test_image_of_others(root: Path, note: str) -> None:
     """An earlier image that layerkit did not write, or that says nonsense, is no reason to fail."""
     other = image([layer("a")], annotations={"dev.layerkit.inputs": note})

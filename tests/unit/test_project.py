@@ -187,7 +187,7 @@ def test_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_file(tmp_path: Path) -> None:
     """Where there is no file, the message says where it was looked for, and how to get one."""
-    with pytest.raises(ConfigurationError, match="no layerkit.toml") as caught:
+    with pytest.raises(ConfigurationError, match=r"no layerkit\.toml") as caught:
         load(root=tmp_path)
     assert str(tmp_path) in str(caught.value) and "layerkit init" in caught.value.hint
     with pytest.raises(ConfigurationError, match=r"no file 'other\.toml'"):
@@ -373,9 +373,7 @@ def test_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param("image.env.A=b=c", {"image": {"name": "a", "env": {"A": "b=c"}}}, id="equals-in-value"),
         pytest.param("image.name=", {"image": {"name": ""}}, id="empty"),
         pytest.param("code.target=/x", {"image": {"name": "a"}, "code": {"target": "/x"}}, id="new-table"),
-        pytest.param(
-            'image.labels."org.x.y"=z', {"image": {"name": "a", "labels": {"org.x.y": "z"}}}, id="quoted-key"
-        ),
+        pytest.param('image.labels."org.x.y"=z', {"image": {"name": "a", "labels": {"org.x.y": "z"}}}, id="quoted-key"),
         pytest.param("image.base=[", {"image": {"name": "a", "base": "["}}, id="half-toml"),
     ],
 )

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import layerkit.state as state_module
 from layerkit.oci import Digest
 from layerkit.state import Identity, State
 
@@ -69,14 +70,13 @@ def test_racy_file(tmp_path: Path) -> None:
             assert state.file_digest(file, identity(file)) is None
 
 
-def test_settle_is_short(tmp_path: Path) -> None:
+def test_settle_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiting for the clock takes at most 20 ms, and nothing for an old file or one from the future."""
-    begun = time.monotonic()
-    for ctime in (time.time() - 100, time.time() + 100):
+    slept: list[float] = []
+    monkeypatch.setattr(state_module, "time", SimpleNamespace(time=lambda: 1000.0, sleep=slept.append))
+    for ctime in (900.0, 1100.0, 999.995):
         Identity(1, 1, 1, 1, int(ctime * 1e9)).settle()
-    assert time.monotonic() - begun < 0.015
-    Identity(1, 1, 1, 1, int(time.time() * 1e9)).settle()
-    assert time.monotonic() - begun < 1
+    assert slept == [pytest.approx(0.015, abs=1e-4)]
 
 
 def test_name_that_is_not_utf_8(tmp_path: Path) -> None:

@@ -115,14 +115,14 @@ class _Plain(_Quiet):
                     self._transfer(event)
 
     def _transfer(self, event: Transfer) -> None:
-        now = time.monotonic()
+        now, label = time.monotonic(), printable(event.label)
         begun, at = self._begun.setdefault(event.id, (now, event.done))
         if event.note:
-            self._say("checkpoint", f"{event.label}: {event.note}")
+            self._say("checkpoint", f"{label}: {printable(event.note)}")
         if event.state == "finished":
-            self._say("checkpoint", f"{event.label}: {size(event.total)} sent in {duration(now - begun)}")
+            self._say("checkpoint", f"{label}: {size(event.total)} sent in {duration(now - begun)}")
         elif event.state == "dropped":
-            self._say("checkpoint", f"{event.label}: its layer is there already ({size(event.total)})")
+            self._say("checkpoint", f"{label}: its layer is there already ({size(event.total)})")
         elif now - self._last.setdefault(event.id, now) >= _EVERY:
             self._last[event.id] = now
             rate = (event.done - at) / max(now - begun, 0.001)
@@ -130,8 +130,7 @@ class _Plain(_Quiet):
             share = f"{100 * event.done / max(event.total, 1):.0f} %"
             self._say(
                 "checkpoint",
-                f"{event.label}: {size(event.done)} of {size(event.total)} ({share}), {size(rate)}/s,"
-                f" {duration(left)} left",
+                f"{label}: {size(event.done)} of {size(event.total)} ({share}), {size(rate)}/s, {duration(left)} left",
             )
 
 
@@ -204,7 +203,7 @@ class _Live(_Quiet):
         if event.state == "dropped":
             label += "  (there already)"
         if event.note:
-            label += f"  ({event.note})"
+            label += f"  ({printable(event.note)})"
         if event.id not in self._tasks:
             self._tasks[event.id] = self._transfers.add_task(label, total=event.total)
         self._transfers.update(self._tasks[event.id], description=label, total=event.total, completed=event.done)

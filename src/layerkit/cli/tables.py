@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import printable
-from ..pipeline import Result
 from ..planner import Plan
+from ..results import Result
 from .text import duration, size
 
 __all__ = ["print_plan", "print_result"]

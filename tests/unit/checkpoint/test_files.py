@@ -168,7 +168,7 @@ def test_link_out_says_what_to_do(tmp_path: Path) -> None:
     assert "the place itself" in refusal("l", tmp_path / "p").hint
 
 
-# ------------------------------------------------------------------------------------------------------- what is refused
+# ------------------------------------------------------------------------------------------------------ what is refused
 
 
 def fifo(path: Path) -> None:

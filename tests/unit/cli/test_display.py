@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -62,7 +63,7 @@ def test_plain(capsys: pytest.CaptureFixture[str]) -> None:
 def test_plain_transfer(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A long transfer is a line every 5 seconds: bytes, share, rate and time left."""
     clock = iter([0.0, 1.0, 6.0, 7.0, 20.0])
-    monkeypatch.setattr(display_module.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(display_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     steps = [0, 10, 60, 70, 100]
     lines = shown("plain", [Transfer("c", "model.pt", n * MIB, 100 * MIB) for n in steps], capsys)
     assert len(lines) == 2
@@ -73,7 +74,7 @@ def test_plain_transfer(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
 def test_plain_transfer_of_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Empty and stalled transfers divide by nothing."""
     clock = iter([0.0, 6.0, 12.0])
-    monkeypatch.setattr(display_module.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(display_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     lines = shown("plain", [Transfer("c", "x", 0, 0)] * 3, capsys)
     assert len(lines) == 2
 
@@ -111,7 +112,10 @@ def test_live() -> None:
     text = stream.getvalue()
     for part in (RUN, "CACHED", "FAILED", "model.pt", "there already", "warning: the cache was not", "[/bold]"):
         assert part in text
-    assert not [thread for thread in threading.enumerate() if "Refresh" in type(thread).__name__]
+    for thread in threading.enumerate():
+        if "Refresh" in type(thread).__name__:
+            thread.join(5)
+            assert not thread.is_alive()
 
 
 @pytest.mark.parametrize("kind", ["plain", "quiet", "tty"])

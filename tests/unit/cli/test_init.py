@@ -55,7 +55,9 @@ def test_dockerfile(tmp_path: Path, text: str, used: bool) -> None:
     [
         pytest.param({}, id="empty"),
         pytest.param({"serve_dot_py": "", "m_dot_pt": 3}, id="small"),
-        pytest.param({"requirements_dot_txt": "torch\nnvidia-cublas\n", "app_dot_py": "", "src__x_dot_py": ""}, id="code"),
+        pytest.param(
+            {"requirements_dot_txt": "torch\nnvidia-cublas\n", "app_dot_py": "", "src__x_dot_py": ""}, id="code"
+        ),
         pytest.param({"Dockerfile": "FROM x\nCOPY --from=checkpoint . /m/\n", "m_dot_pt": 3}, id="own-dockerfile"),
         pytest.param({'we"ird\\_dot_pt': 3}, id="quotes-in-a-name"),
     ],

@@ -7,7 +7,7 @@ import pytest
 from layerkit.cli.tables import print_plan, print_result
 from layerkit.oci import MEDIA, Digest
 from layerkit.pipeline import LayerResult, Result
-from layerkit.plan import Present, plan
+from layerkit.planner import Present, plan
 from layerkit.state import State
 from unit.support import inputs, project, write_project
 
@@ -16,7 +16,11 @@ def result(way: str = "compose", platform: str = "") -> Result:
     digest = Digest.of(b"image")
     layers = tuple(
         LayerResult(role, Digest.of(role.encode()), Digest.of(b"tar"), MEDIA.LAYER, size, action, platform)
-        for role, size, action in (("base", 3_000_000, "reused"), ("checkpoint", 2 * 1024**3, "packed"), ("code", 900, "reused"))
+        for role, size, action in (
+            ("base", 3_000_000, "reused"),
+            ("checkpoint", 2 * 1024**3, "packed"),
+            ("code", 900, "reused"),
+        )
     )
     return Result(
         f"r.example/x@{digest}", digest, ("v1",), way, layers if way == "compose" else (), ("checkpoint",),  # type: ignore[arg-type]
@@ -65,6 +69,6 @@ def test_plan(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     lines = out.splitlines()
     assert err == "" and lines[0] == "registry x  tags: v1"
     assert [line.split()[0] for line in lines[2:6]] == ["base", "dependencies", "checkpoint", "code"]
-    assert "not hashed yet: sent while it is, dropped if it turns out to be there" in lines[4]
+    assert "model.pth.tar not hashed yet" in lines[4]
     assert lines[-1] == "BuildKit runs; tags move: v1"
     assert not any(line != line.rstrip() for line in lines)

@@ -108,6 +108,10 @@ def entries(folder: Path) -> dict[str, dict[str, Any]]:
     return {item["annotations"][NAME]: item for item in document["manifests"]}
 
 
+def stored(layout: LayoutDestination) -> list[str]:
+    return sorted(path.name for path in (layout.folder / "blobs" / "sha256").iterdir())
+
+
 def whole(folder: Path) -> None:
     """Every blob has the digest that it is called by, and everything that is referred to is there."""
     for place in (folder / "blobs" / "sha256").iterdir():
@@ -188,8 +192,16 @@ def test_swap(layout: LayoutDestination, root: Path, state: State) -> None:
 def test_other_images_stay(layout: LayoutDestination, root: Path, state: State) -> None:
     """Entries of others in the folder are kept as they are, whatever fields they have."""
     layout.folder.mkdir()
-    other = {"mediaType": MEDIA.MANIFEST, "digest": str(Digest.of(b"x")), "size": 1, "annotations": {NAME: "theirs"}, "data": "eA=="}
-    (layout.folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [other], "annotations": {"a": "b"}}))
+    other = {
+        "mediaType": MEDIA.MANIFEST,
+        "digest": str(Digest.of(b"x")),
+        "size": 1,
+        "annotations": {NAME: "theirs"},
+        "data": "eA==",
+    }
+    (layout.folder / "index.json").write_text(
+        json.dumps({"schemaVersion": 2, "manifests": [other], "annotations": {"a": "b"}})
+    )
     build(layout, root, state, ["v1"])
     document = json.loads((layout.folder / "index.json").read_text())
     assert other in document["manifests"] and document["annotations"] == {"a": "b"}
@@ -259,7 +271,7 @@ def test_file_in_the_way(tmp_path: Path, root: Path, state: State) -> None:
 def test_disk_full(layout: LayoutDestination, root: Path, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk is 11 with a hint; no half blob and no tag is left (FAULTS 52)."""
     _, made = build(layout, root, state, ["v1"])
-    before = sorted(os.listdir(layout.folder / "blobs/sha256"))
+    before = stored(layout)
     (root / "model.pth.tar").write_bytes(os.urandom(MIB))
     real = os.fdopen
 
@@ -280,7 +292,7 @@ def test_disk_full(layout: LayoutDestination, root: Path, state: State, monkeypa
     with pytest.raises(LocalResourceError, match="No space left") as caught:
         send(layout, inputs(project(root), state))
     assert "df" in caught.value.hint
-    assert sorted(os.listdir(layout.folder / "blobs/sha256")) == before
+    assert stored(layout) == before
     assert entries(layout.folder)["v1"]["digest"] == str(made.digest)
 
 
@@ -292,7 +304,7 @@ def test_stopped(layout: LayoutDestination, root: Path, state: State) -> None:
     with pytest.raises(Stopped):
         layout.send(packer, silent, lambda: True)
     packer.stop()
-    assert os.listdir(layout.folder / "blobs/sha256") == []
+    assert stored(layout) == []
 
 
 def test_changes_while_it_is_read(layout: LayoutDestination, root: Path, state: State) -> None:
@@ -302,19 +314,19 @@ def test_changes_while_it_is_read(layout: LayoutDestination, root: Path, state: 
         stream.write(b"x")
     with pytest.raises(CheckpointError, match="changed while it was read"):
         send(layout, found)
-    assert os.listdir(layout.folder / "blobs/sha256") == []
+    assert stored(layout) == []
 
 
 def test_what_was_written_is_what_was_hashed(
     layout: LayoutDestination, root: Path, state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bytes that differ between the hashing and the copying, with no trace in the file's times, are found (FAULTS 40)."""
+    """Bytes that differ between hashing and copying, with no trace in the file's times, are seen (FAULTS 40)."""
     found = inputs(project(root), state)
     monkeypatch.setattr(Packer, "digest", lambda self, index: Digest.of(b"what another read gave"))
     monkeypatch.setattr(Packer, "known", lambda self, index: None)
     with pytest.raises(CheckpointError, match=r"model\.pth\.tar changed while it was read"):
         send(layout, found)
-    assert os.listdir(layout.folder / "blobs/sha256") == []
+    assert stored(layout) == []
 
 
 def test_several_images_of_one_folder(layout: LayoutDestination, state: State) -> None:

@@ -45,7 +45,8 @@ def test_deterministic() -> None:
     one = compose(RUNTIME, 2, [layer("weights")], labels={"b": "2", "a": "1"})
     assert one == compose(RUNTIME, 2, [layer("weights")], labels={"a": "1", "b": "2"})
     roles = ["base", "dependencies", "checkpoint", "code"]
-    assert compose(one, None, (), roles=roles) == compose(RUNTIME, 2, [layer("weights")], labels={"b": "2", "a": "1"}, roles=roles)  # fmt: skip
+    at_once = compose(RUNTIME, 2, [layer("weights")], labels={"b": "2", "a": "1"}, roles=roles)
+    assert compose(one, None, (), roles=roles) == at_once
 
 
 def test_swap_changes_nothing_else() -> None:

@@ -20,7 +20,8 @@ GOOD: dict[str, Any] = {"mediaType": MEDIA.LAYER, "digest": str(D), "size": 3}
         st.binary().map(Digest.of),
         st.integers(0, 2**63),
         st.dictionaries(st.text(), st.text()),
-        st.none() | st.builds(Platform, st.just("linux"), st.sampled_from(["amd64", "arm"]), st.sampled_from(["", "v7"])),
+        st.none()
+        | st.builds(Platform, st.just("linux"), st.sampled_from(["amd64", "arm"]), st.sampled_from(["", "v7"])),
         st.sampled_from(["", "application/x"]),
     )
 )

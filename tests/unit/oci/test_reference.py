@@ -11,7 +11,9 @@ from layerkit.oci import Digest, Reference
 
 D = "sha256:" + "0" * 64
 PARTS = st.from_regex(r"[a-z0-9]{1,8}(?:(?:\.|_|__|-{1,3})[a-z0-9]{1,8}){0,2}", fullmatch=True)
-HOSTS = st.sampled_from(["ghcr.io", "localhost", "localhost:5000", "127.0.0.1:5000", "[::1]:5000", "a.b-c.example:65535"])
+HOSTS = st.sampled_from(
+    ["ghcr.io", "localhost", "localhost:5000", "127.0.0.1:5000", "[::1]:5000", "a.b-c.example:65535"]
+)
 TAGS = st.one_of(st.just(""), st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,20}", fullmatch=True))
 
 

@@ -15,7 +15,11 @@ BEGIN, END = "2026-01-01T00:00:00.5Z", "2026-01-01T00:00:02Z"
 
 
 def feed(progress: Progress, *lines: object) -> list[Any]:
-    return [event for line in lines for event in progress.feed(line if isinstance(line, bytes) else json.dumps(line).encode())]
+    return [
+        event
+        for line in lines
+        for event in progress.feed(line if isinstance(line, bytes) else json.dumps(line).encode())
+    ]
 
 
 def vertex(digest: str = "d1", name: str = "[image 1/2] RUN x", **fields: object) -> dict[str, Any]:
@@ -145,7 +149,9 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
-FIELDS = st.sampled_from(["digest", "name", "started", "completed", "cached", "error", "id", "current", "vertex", "data"])
+FIELDS = st.sampled_from(
+    ["digest", "name", "started", "completed", "cached", "error", "id", "current", "vertex", "data"]
+)
 
 
 @given(

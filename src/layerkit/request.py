@@ -1,0 +1,59 @@
+"""What is asked of a build beside the project: tags, destination, flags."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from .errors import ConfigurationError
+from .oci import Reference
+from .project import Project
+
+__all__ = ["Request", "named"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked of a build beside the project.
+
+    Attributes:
+        tags: names in the image's repository (``v2``), or whole references of one repository.
+        push, output: a registry, or ``oci:DIR``; the local Docker where neither is given.
+        platforms: win over the project's.
+        way: "compose", or "buildkit" to have BuildKit build the whole image.
+    """
+
+    tags: Sequence[str] = ()
+    push: bool = False
+    output: str = ""
+    platforms: Sequence[str] = ()
+    builder: str = ""
+    no_cache: bool = False
+    pull: bool = False
+    strict_cache: bool = False
+    way: Literal["compose", "buildkit"] = "compose"
+
+
+def named(project: Project, tags: Sequence[str]) -> tuple[Project, tuple[str, ...]]:
+    """The project under the repository that the tags name, and the tags alone."""
+    short: list[str] = []
+    names: set[str] = set()
+    for tag in tags or ("latest",):
+        if "/" in tag or ":" in tag:
+            reference = Reference.parse(tag).or_latest()
+            if not reference.tag:
+                raise ConfigurationError(f"-t {tag}: a tag cannot be a digest")
+            names.add(tag.rpartition(":")[0] if tag.endswith(f":{reference.tag}") else tag)
+            short.append(reference.tag)
+        else:
+            short.append(Reference.parse(project.image.name).with_tag(tag).tag)
+    if len(names) > 1 or (names and len(short) > len(tags)):
+        raise ConfigurationError(
+            f"the tags name {len(names)} repositories: {', '.join(sorted(names))}", hint="one build, one repository"
+        )
+    if any(tag.startswith(("runtime-", "checkpoint-")) or tag == "buildcache" for tag in short):
+        raise ConfigurationError("tags runtime-*, checkpoint-* and buildcache are layerkit's own", hint="take another")
+    if names:
+        project = replace(project, image=replace(project.image, name=names.pop()))
+    return project, tuple(dict.fromkeys(short))

@@ -1,0 +1,381 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import layerkit.pipeline
+from layerkit import errors
+from layerkit.cli.app import cli
+from layerkit.errors import BuildError, ConfigurationError, LayerkitError, Problem
+from layerkit.fingerprint import Base
+from layerkit.oci import Digest
+from unit.support import write_project
+
+from .conftest import Run
+from .test_tables import result
+
+COMMANDS = ["init", "check", "plan", "build", "dockerfile", "bake", "schema", "completion", "makefile"]
+
+
+def fails(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Have the build fail with *error*."""
+
+    def build(*args: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(layerkit.pipeline, "build", build)
+
+
+# ------------------------------------------------------------------------------------------------------------ commands
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help(run: Run, command: str) -> None:
+    """Every command explains itself, with each of its options."""
+    for flag in ("-h", "--help"):
+        done = run(*filter(None, [command, flag]))
+        assert done.status == 0 and done.err == "" and "Usage: layerkit" in done.out
+    found = cli.commands.get(command)
+    for parameter in found.params if found else ():
+        assert all(option in done.out for option in parameter.opts if option.startswith("--"))
+
+
+def test_version(run: Run) -> None:
+    """--version is the package's."""
+    assert run("--version").out == f"layerkit, version {layerkit.__version__}\n"
+
+
+def test_check(run: Run) -> None:
+    """check says what would go where, and ok."""
+    write_project(Path())
+    done = run("check")
+    assert done.status == 0 and done.out.splitlines() == [
+        "image        registry.example/acme/resnet",
+        "to builder   2 files, 36 B",
+        "checkpoint   1 file, 7 B → /app/model/model.pth.tar",
+        "ok",
+    ]
+    document = json.loads(run("check", "--json").out)
+    assert (document["schema_version"], document["context_files"], document["checkpoint_bytes"]) == (1, 2, 7)
+
+
+def test_folder_and_file(run: Run, tmp_path: Path) -> None:
+    """-C names the project's folder, -f its file, and both may be given."""
+    write_project(tmp_path / "p")
+    shutil.copy(tmp_path / "p/layerkit.toml", tmp_path / "p/other.toml")
+    write_project(Path(), extra="nonsense = 1\n")
+    assert run("check", "-C", tmp_path / "p").status == 0
+    assert run("check", "-f", tmp_path / "p/other.toml").status == 0
+    assert run("check", "-C", tmp_path / "p", "-f", "other.toml").status == 0
+    assert run("check", "-C", tmp_path / "p", "-f", "layerkit.toml").status == 0
+    assert run("check").status == 2
+    assert run("check", "-C", tmp_path / "none").status == 2
+
+
+def test_set(run: Run) -> None:
+    """--set wins over the file, as often as it is given."""
+    write_project(Path())
+    done = run("check", "--set", "image.name=a/b", "--set", "checkpoint.target=/m")
+    assert "image        a/b" in done.out and "→ /m/model.pth.tar" in done.out
+
+
+def test_dockerfile(run: Run) -> None:
+    """dockerfile prints what BuildKit is given, and nothing else."""
+    write_project(Path())
+    done = run("dockerfile")
+    assert (done.status, done.err) == (0, "")
+    assert "COPY --link" in done.out and "--from=checkpoint" in done.out and "torch" in done.out
+
+
+def test_dockerfile_of_ones_own(run: Run) -> None:
+    """One's own Dockerfile is printed as it is; one that is missing is 2."""
+    Path("layerkit.toml").write_text('[image]\nname = "a/b"\ndockerfile = "D"\n')
+    assert run("dockerfile").status == 2
+    Path("D").write_text("FROM scratch\n")
+    assert run("dockerfile").out == "FROM scratch\n"
+
+
+def test_dockerfile_that_is_written(run: Run) -> None:
+    """--write puts the Dockerfile and its ignore file side by side; where that is not possible it is 2."""
+    write_project(Path())
+    done = run("dockerfile", "-o", "Dockerfile")
+    assert (done.status, done.out) == (0, "Dockerfile\n")
+    assert Path("Dockerfile").read_text() == run("dockerfile").out
+    assert Path("Dockerfile.dockerignore").is_file()
+    assert run("dockerfile", "-o", "none/Dockerfile").status == 2
+
+
+def test_schema(run: Run) -> None:
+    """schema prints JSON, with every table."""
+    document = json.loads(run("schema").out)
+    assert set(document["properties"]) == {"image", "dependencies", "code", "checkpoint", "cache", "builder"}
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(run: Run, shell: str) -> None:
+    """completion prints a script for the shell, which asks layerkit for the words."""
+    done = run("completion", shell)
+    assert done.status == 0 and "_LAYERKIT_COMPLETE" in done.out and "layerkit" in done.out
+
+
+def test_completion_in_bash(tmp_path: Path) -> None:
+    """The bash script is one, and layerkit answers it with its commands."""
+    environment = {**os.environ, "_LAYERKIT_COMPLETE": "bash_complete", "COMP_WORDS": "layerkit pl", "COMP_CWORD": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "layerkit"], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout == "plain,plan\n", done.stderr
+
+
+def test_makefile(run: Run) -> None:
+    """makefile prints the path of targets that make reads, and that call the commands with the right options."""
+    path = Path(run("makefile").out.strip())
+    Path("Makefile").write_text(f"include {path}\nLAYERKIT_DIR = sub\nTAG = v9\n")
+    for target, options in {
+        "image": "layerkit build -C sub --tag v9",
+        "push": "layerkit build -C sub --tag v9 --push",
+        "plan": "layerkit plan -C sub --tag v9 --push",
+    }.items():
+        done = subprocess.run(["make", "-n", target], capture_output=True, text=True, timeout=30, check=True)
+        assert done.stdout.split() == options.split()
+
+
+# -------------------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        pytest.param(["nonsense"], "No such command", id="command"),
+        pytest.param(["build", "--nonsense"], "No such option", id="option"),
+        pytest.param(["build", "--push", "--load"], "exclude each other", id="two-destinations"),
+        pytest.param(["plan", "--push", "--output", "oci:x"], "exclude each other", id="two-destinations-of-plan"),
+        pytest.param(["build", "--progress", "loud"], "--progress", id="progress"),
+        pytest.param(["completion", "tcsh"], "tcsh", id="shell"),
+        pytest.param(["check", "--set", "x"], "is no assignment", id="assignment"),
+        pytest.param(["check", "--set", "image.name=A B"], "image.name", id="bad-override"),
+        pytest.param(["check", "-f", "none.toml"], "no file 'none.toml'", id="no-file"),
+        pytest.param(["build", "-t", "bad tag"], "not a tag", id="tag"),
+        pytest.param(["build", "-t", "a/b:v1", "-t", "c/d:v1"], "2 repositories", id="two-repositories"),
+        pytest.param(["build", "-t", "runtime-x"], "layerkit's own", id="reserved-tag"),
+        pytest.param(["build", "--output", "tar:x"], "oci:DIR", id="output"),
+        pytest.param(["build", "--platform", "windows"], "not a platform", id="platform"),
+    ],
+)  # fmt: skip
+def test_usage(run: Run, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str) -> None:
+    """What is wrong with the arguments is 2, on standard error, before anything is done (FAULTS 57)."""
+    monkeypatch.setattr(layerkit.pipeline.Session, "_resolve", lambda self, text: Base())
+    write_project(Path())
+    done = run(*arguments)
+    assert (done.status, done.out) == (2, "")
+    assert said in done.err
+
+
+@pytest.mark.parametrize("command", ["check", "plan", "build", "dockerfile", "bake"])
+def test_configuration(run: Run, command: str) -> None:
+    """All problems of the file are listed with line and near miss, whichever command reads it."""
+    write_project(Path(), extra='chwon = "0:0"\n[cod]\n')
+    done = run(command)
+    assert (done.status, done.out) == (2, "")
+    assert done.err.splitlines() == [
+        "error: layerkit.toml: 2 problems",
+        "  layerkit.toml:11: checkpoint.chwon: unknown key (did you mean 'chown'?)",
+        "  layerkit.toml:12: cod: unknown table (did you mean 'code'?)",
+        "hint: layerkit schema prints what is allowed",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        pytest.param(None, "nothing at 'model.pth.tar'", id="missing"),
+        pytest.param(b"", "is empty", id="empty"),
+        pytest.param(b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull", id="git-lfs"),
+    ],
+)
+@pytest.mark.parametrize("command", [["check"], ["plan"], ["build", "--push"], ["bake"]])
+def test_checkpoint(run: Run, command: list[str], weights: bytes | None, said: str) -> None:
+    """A checkpoint that cannot be used is 3 with what to do, whichever command meets it (FAULTS 48)."""
+    write_project(Path(), weights=weights or b"")
+    if weights is None:
+        Path("model.pth.tar").unlink()
+    done = run(*command)
+    assert (done.status, done.out) == (3, "")
+    assert "error: checkpoint: " in done.err and said in done.err and "hint: " in done.err
+
+
+@pytest.mark.parametrize("command", ["check", "plan", "build"])
+def test_json_errors(run: Run, command: str) -> None:
+    """With --json a failure is an object on standard output too."""
+    write_project(Path(), weights=b"")
+    done = run(command, "--json")
+    error = json.loads(done.out)["error"]
+    assert done.status == error["exit_status"] == 3 and error["kind"] == "CheckpointError"
+    assert error["message"] in done.err and error["hint"]
+
+
+ERRORS = [getattr(errors, name) for name in errors.__all__ if name.endswith("Error")]
+
+
+@pytest.mark.parametrize("kind", ERRORS, ids=[kind.__name__ for kind in ERRORS])
+def test_statuses(run: Run, monkeypatch: pytest.MonkeyPatch, kind: type[LayerkitError]) -> None:
+    """Every error of the tree ends with its status, its message and its hint, without a traceback."""
+    write_project(Path())
+    fails(monkeypatch, kind("registry r.example: no", hint="log in"))
+    done = run("build")
+    assert (done.status, done.out) == (kind("").exit_status, "")
+    assert done.err == "error: registry r.example: no\nhint: log in\n"
+
+
+def test_build_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failed build shows the last lines of its step."""
+    write_project(Path())
+    fails(monkeypatch, BuildError("RUN pip: exit code 1", step="RUN pip", log=["one", "two"]))
+    done = run("build")
+    assert (done.status, done.err) == (4, "error: RUN pip: exit code 1\n  | one\n  | two\n")
+
+
+def test_escapes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is in a message, the terminal is not told to do anything (FAULTS 56)."""
+    write_project(Path())
+    evil = "\x1b]0;owned\x07\udcff"
+    fails(monkeypatch, ConfigurationError(evil, hint=evil, problems=[Problem(evil, file=evil)]))
+    done = run("build")
+    assert done.err.count(r"\x1b]0;owned\x07\udcff") == 4 and "\x1b" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        pytest.param(KeyboardInterrupt(), 130, "interrupted: no tag was moved", id="ctrl-c"),
+        pytest.param(BrokenPipeError(), 0, "", id="reader-gone"),
+    ],
+)
+def test_interrupted(run: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException, status: int, said: str) -> None:
+    """Ctrl-C is 130, and says that no tag was moved; a reader that went away is no failure."""
+    write_project(Path())
+    fails(monkeypatch, error)
+    done = run("build")
+    assert done.status == status and done.err.strip().startswith(said)
+
+
+def test_terminated(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM is 143, and the blocks that clean up are left on the way."""
+    write_project(Path())
+    cleaned = []
+
+    def build(*args: object, **options: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        finally:
+            cleaned.append(True)
+
+    monkeypatch.setattr(layerkit.pipeline, "build", build)
+    done = run("build")
+    assert (done.status, cleaned) == (143, [True]) and "terminated: no tag was moved" in done.err
+
+
+# ------------------------------------------------------------------------------------------------------ build and plan
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the command asks of ``layerkit.build``, which answers with a result at once."""
+    found: dict[str, Any] = {}
+
+    def build(project: object, **options: object) -> object:
+        found.update(options, project=project)
+        return result()
+
+    monkeypatch.setattr(layerkit.pipeline, "build", build)
+    return found
+
+
+def test_build_asks(run: Run, asked: dict[str, Any]) -> None:
+    """Every flag of build reaches the Python API."""
+    write_project(Path())
+    run("build", "-t", "v1", "--tag", "v2", "--push", "--platform", "linux/amd64,linux/arm64", "--platform",
+        "linux/arm/v7", "--builder", "big", "--no-cache", "--pull", "--strict-cache", "--way", "buildkit")  # fmt: skip
+    asked.pop("listener")
+    assert asked.pop("project").image.name == "registry.example/acme/resnet"
+    assert asked == {
+        "tags": ("v1", "v2"), "push": True, "output": "", "platforms": ["linux/amd64", "linux/arm64", "linux/arm/v7"],
+        "builder": "big", "no_cache": True, "pull": True, "strict_cache": True, "way": "buildkit",
+    }  # fmt: skip
+
+
+def test_build_prints(run: Run, asked: dict[str, Any]) -> None:
+    """Standard output is the reference by digest alone, so that commands chain; the table is on standard error."""
+    write_project(Path())
+    done = run("build")
+    assert done.out == f"r.example/x@{Digest.of(b'image')}\n" and "rebuilt: checkpoint" in done.err
+    quiet = run("build", "-q")
+    assert (quiet.out, quiet.err) == (done.out, "")
+
+
+def test_build_json(run: Run, asked: dict[str, Any]) -> None:
+    """--json is the object of the contract, and --metadata-file the same in a file."""
+    write_project(Path())
+    done = run("build", "--json", "--metadata-file", "out.json")
+    document = json.loads(done.out)
+    assert document == json.loads(Path("out.json").read_text()) == result().to_json()
+    assert set(document) >= {
+        "schema_version",
+        "reference",
+        "digest",
+        "tags",
+        "way",
+        "layers",
+        "rebuilt",
+        "builder",
+        "bytes",
+        "seconds",
+    }
+    assert set(document["layers"][0]) == {"role", "digest", "diff_id", "media_type", "size", "action"}
+    assert set(document["builder"]) == {"ran", "bytes_sent"}
+    assert set(document["bytes"]) >= {"checkpoint_read", "uploaded", "reused"}
+
+
+def test_metadata_file_that_cannot_be_written(run: Run, asked: dict[str, Any]) -> None:
+    """A metadata file that cannot be written is 2, with its name."""
+    write_project(Path())
+    done = run("build", "--metadata-file", "none/out.json")
+    assert done.status == 2 and "none/out.json" in done.err
+
+
+def test_progress_by_environment(run: Run, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """BUILDKIT_PROGRESS means what it means to buildx."""
+    write_project(Path())
+    monkeypatch.setenv("BUILDKIT_PROGRESS", "quiet")
+    assert run("build").err == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "flags", "status"), [(True, ["--exit-code"], 10), (True, [], 0), (False, ["--exit-code"], 0)]
+)
+def test_plan_exit_code(
+    run: Run, monkeypatch: pytest.MonkeyPatch, changes: bool, flags: list[str], status: int
+) -> None:
+    """plan --exit-code is 10 where something would change, and only there."""
+
+    class Found:
+        def __init__(self) -> None:
+            self.changes = changes
+
+        def to_json(self) -> dict[str, bool]:
+            return {"changes": self.changes}
+
+    write_project(Path())
+    monkeypatch.setattr(layerkit.pipeline, "plan", lambda *args, **options: Found())
+    done = run("plan", "--json", *flags)
+    assert done.status == status and json.loads(done.out) == {"changes": changes}

@@ -1,0 +1,205 @@
+"""The rules of the house (ARCHITECTURE.md, "Imports point one way"), read from the sources."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[2] / "src" / "layerkit"
+FILES = {path.relative_to(SOURCE).as_posix(): ast.parse(path.read_text()) for path in sorted(SOURCE.rglob("*.py"))}
+
+# Each part of the house, and the parts that it may import.
+MAY: dict[str, set[str]] = {
+    "errors": set(),
+    "events": set(),
+    "_version": set(),
+    "oci": {"errors"},
+    "settings": {"oci", "errors"},
+    "state": {"oci", "errors"},
+    "project": {"oci", "errors"},
+    "checkpoint": {"oci", "errors", "state"},
+    "runtime": {"oci", "errors", "events", "project"},
+    "registry": {"_version", "oci", "errors", "events"},
+    "engine": {"errors", "events", "runtime"},
+    "fingerprint": {"oci", "errors", "state", "project", "checkpoint", "runtime"},
+    "assemble": {"oci", "errors", "checkpoint", "fingerprint"},
+    "planner": {"oci", "errors", "checkpoint", "fingerprint", "assemble", "project"},
+    "destinations": {
+        "oci", "errors", "events", "state", "checkpoint", "registry", "runtime", "engine", "assemble", "planner",
+    },
+    "pipeline": {
+        "oci", "errors", "events", "settings", "state", "project", "checkpoint", "runtime", "registry", "engine",
+        "fingerprint", "assemble", "planner", "destinations",
+    },
+    "testing": {"oci", "errors", "registry"},
+    "cli": {
+        "_version", "oci", "errors", "events", "settings", "state", "project", "runtime", "fingerprint", "planner",
+        "pipeline",
+    },
+    "__main__": {"cli"},
+    "__init__": {"_version", "errors", "events", "settings", "project", "planner", "pipeline"},
+}  # fmt: skip
+# Third parties, and the one place of each. A pattern that ends with * is a prefix.
+ONLY = {
+    "tomli": {"project.py"},
+    "pydantic": {"project.py"},
+    "python_on_whales": {"engine.py"},
+    "urllib3": {"registry/transport.py", "registry/connection.py"},
+    "tenacity": {"registry/transport.py"},
+    "torch": {"checkpoint/tensors.py"},
+    "safetensors": {"checkpoint/tensors.py"},
+    "click": {"cli/*"},
+    "rich": {"cli/*"},
+    "subprocess": {"engine.py", "registry/credentials.py"},
+    "sqlite3": {"state.py"},
+}
+PURE = ["oci/", "errors.py", "events.py", "planner.py", "assemble.py", "runtime/dockerfile.py", "runtime/bake.py",
+        "runtime/progress.py", "runtime/placeholder.py", "registry/urls.py"]  # fmt: skip
+# What reads, writes or connects.
+IMPURE = {
+    "os",
+    "socket",
+    "subprocess",
+    "urllib.request",
+    "urllib3",
+    "shutil",
+    "tempfile",
+    "time",
+    "random",
+    "http",
+    "threading",
+    "glob",
+}
+
+
+def part(file: str) -> str:
+    return file.split("/")[0].removesuffix(".py")
+
+
+def imported(file: str) -> Iterator[tuple[str, bool]]:
+    """(module, whether it is ours) of every import in *file*: those in functions and for type checking too."""
+    folder = file.split("/")[:-1]
+    for node in ast.walk(FILES[file]):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, alias.name.split(".")[0] == "layerkit"
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module or "", (node.module or "").split(".")[0] == "layerkit"
+        elif isinstance(node, ast.ImportFrom):
+            base = folder[: len(folder) - node.level + 1]
+            for name in [node.module] if node.module else [alias.name for alias in node.names]:
+                yield ".".join([*base, *(name or "").split(".")]), True
+
+
+def matches(file: str, patterns: set[str]) -> bool:
+    return any(file.startswith(p[:-1]) if p.endswith("*") else file == p for p in patterns)
+
+
+def calls(file: str) -> Iterator[str]:
+    """Dotted names that are called or looked up in *file*."""
+    for node in ast.walk(FILES[file]):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            yield f"{node.func.id}()"
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            yield f"{node.value.id}.{node.attr}"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_direction(file: str) -> None:
+    """Imports point one way, and the parts in the middle do not know each other."""
+    own = part(file)
+    found = {module.removeprefix("layerkit.").split(".")[0] for module, ours in imported(file) if ours} - {own}
+    assert found <= MAY[own], f"{file} must not import {found - MAY[own]}"
+
+
+def test_no_circle() -> None:
+    """The allowed directions have no circle."""
+    done: set[str] = set()
+    left = dict(MAY)
+    while left:
+        free = [name for name, needs in left.items() if needs <= done]
+        assert free, f"a circle among {sorted(left)}"
+        done |= set(free)
+        left = {name: needs for name, needs in left.items() if name not in free}
+
+
+@pytest.mark.parametrize("library", ONLY)
+def test_one_importer(library: str) -> None:
+    """Each third party has one place that knows it."""
+    importers = {f for f in FILES for module, ours in imported(f) if not ours and module.split(".")[0] == library}
+    importers = {f for f in importers if not f.startswith("testing")}
+    assert all(matches(file, ONLY[library]) for file in importers), f"{library} is imported by {sorted(importers)}"
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if any(f.startswith(p) for p in PURE)])
+def test_pure(file: str) -> None:
+    """Pure modules import nothing that reads, writes or connects, and open nothing."""
+    modules = {module for module, ours in imported(file) if not ours}
+    assert modules.isdisjoint(IMPURE), f"{file} imports {modules & IMPURE}"
+    found = set(calls(file))
+    assert found.isdisjoint({"open()", "print()", "input()"})
+    methods = {node.attr for node in ast.walk(FILES[file]) if isinstance(node, ast.Attribute)}
+    assert methods.isdisjoint({"read_text", "read_bytes", "write_text", "write_bytes", "unlink", "exists", "iterdir"})
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if not f.startswith("cli/")])
+def test_only_the_command_line_prints_and_exits(file: str) -> None:
+    """Outside of cli/ nothing prints, exits or writes to the standard streams."""
+    found = set(calls(file))
+    assert found.isdisjoint({"print()", "exit()", "quit()", "sys.exit", "os._exit", "sys.stdout", "sys.stderr"})
+    raised = [node.exc for node in ast.walk(FILES[file]) if isinstance(node, ast.Raise)]
+    named = {call.func for call in raised if isinstance(call, ast.Call)}
+    assert "SystemExit" not in {name.id for name in named if isinstance(name, ast.Name)}
+
+
+# engine.py: the default of Engine's argument, for who uses it alone.
+@pytest.mark.parametrize("file", [f for f in FILES if f not in ("settings.py", "engine.py")])
+def test_only_settings_know_the_environment(file: str) -> None:
+    """The environment is read in one place; click reads that of its options."""
+    assert set(calls(file)).isdisjoint({"os.environ", "os.getenv", "os.environb", "os.putenv"})
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_no_traps(file: str) -> None:
+    """Nothing is run by a shell, unpickled, evaluated, or left to an assertion about input of others."""
+    found = set(calls(file))
+    assert found.isdisjoint({"eval()", "exec()", "os.system", "os.popen", "pickle.loads", "pickle.load"})
+    shells = [k for n in ast.walk(FILES[file]) if isinstance(n, ast.Call) for k in n.keywords if k.arg == "shell"]
+    assert shells == []
+    assert not {m.split(".")[0] for m, ours in imported(file) if not ours} & {"pickle", "marshal", "shelve"}
+
+
+HEAVY = ("pydantic", "urllib3", "python_on_whales", "rich", "torch", "sqlite3", "tomli", "tenacity")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param("import layerkit", id="import"),
+        pytest.param("import layerkit; layerkit.ConfigurationError, dir(layerkit)", id="errors"),
+        pytest.param("from layerkit.cli import main", id="cli"),
+        pytest.param("from layerkit.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass", id="help"),
+        pytest.param("from layerkit.cli import main\ntry: main(['--version'])\nexcept SystemExit: pass", id="version"),
+        pytest.param(
+            "from layerkit.cli import main\ntry: main(['build', '--help'])\nexcept SystemExit: pass", id="build"
+        ),
+        pytest.param("from layerkit.cli import main\ntry: main(['makefile'])\nexcept SystemExit: pass", id="makefile"),
+    ],
+)
+def test_light(code: str) -> None:
+    """Importing layerkit, its help and its version load no heavy library, so that they come at once."""
+    shown = f"{code}\nimport sys\nprint('LOADED', *(name for name in {HEAVY!r} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", shown], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == "LOADED"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_length(file: str) -> None:
+    """A module fits in a head: when it passes some 400 lines, it has a second idea (STYLE.md)."""
+    limit = 1000 if file.startswith("testing") else 800
+    assert len((SOURCE / file).read_text().splitlines()) <= limit
