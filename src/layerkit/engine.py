@@ -91,15 +91,10 @@ class Engine:
         timeout: seconds that one build may take.
     """
 
-    def __init__(
-        self, *, builder: str = "", environment: Mapping[str, str] | None = None, timeout: float = 4 * 3600
-    ) -> None:
+    def __init__(self, *, environment: Mapping[str, str], builder: str = "", timeout: float = 4 * 3600) -> None:
         self.builder = builder
         self.timeout = timeout
-        self._environment = {
-            **(environment if environment is not None else os.environ),
-            "BUILDX_NO_DEFAULT_ATTESTATIONS": "1",
-        }
+        self._environment = {**environment, "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
 
     @cached_property
     def _client(self) -> python_on_whales.DockerClient:

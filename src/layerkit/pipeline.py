@@ -210,6 +210,7 @@ class Session:
     def plan(self) -> Plan:
         """Look at both sides, and decide."""
         with self._phase("plan"):
+            _ = self.destination  # a wrong one is said before anything is asked or read
             inputs = self.inputs()
             keys = {platform: inputs.runtime_key(platform) for platform in inputs.platforms}
             key = inputs.checkpoint.key if inputs.checkpoint else None
@@ -383,6 +384,7 @@ class Session:
                 inputs, "image", platform, context, str(weights) if placed else "", self.destination.finished(self.tags)
             )
             result = self._bake([target])
+            self.destination.delivered(self.tags)
         metadata = result.metadata.get("image", {})
         digest = Digest.parse(str(metadata.get("containerimage.digest", "")))
         return Result(

@@ -184,7 +184,8 @@ def _layers(inputs: Inputs, present: Present, to_build: Sequence[str], pack: boo
         sent = sum(f.size for f in inputs.files if (f.path in inputs.dependency_files) == (role == "dependencies"))
         sent = 0 if role == "base" else sent
         if not to_build:
-            planned.append(LayerPlan(role, "reused", "nothing in it changed"))
+            reason = f"built before: {changes[role]}" if changes.get(role) else "nothing in it changed"
+            planned.append(LayerPlan(role, "reused", reason))
         elif not before:
             reason = "no earlier image to take it from" if role != "base" else "pulled by the builder if it lacks it"
             planned.append(LayerPlan(role, "reused" if role == "base" else "built", reason, sent, None))

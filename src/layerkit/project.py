@@ -412,6 +412,8 @@ def override(document: Mapping[str, Any], assignment: str) -> dict[str, Any]:
         parsed = tomli.loads(f"value = {value.strip()}")["value"]
     except (tomli.TOMLDecodeError, RecursionError):
         parsed = value
+    if parts[-2] in ("env", "labels", "args") and not isinstance(parsed, str):
+        parsed = value  # these hold text: --set image.env.PORT=8000 means "8000"
     result = dict(document)
     inner = result
     for part in parts[:-1]:

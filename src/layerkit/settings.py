@@ -40,7 +40,7 @@ class Settings:
     state_folder: Path | None = None
     docker_config: Path = Path()
     builder: str = ""
-    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
     proxies: Mapping[str, str] = field(default_factory=dict, repr=False)
     ca_bundle: str | None = None
     source_date_epoch: int | None = None

@@ -120,7 +120,13 @@ def _hint(problems: list[str]) -> str:
 def _trusted(root: Path, start: Path) -> tuple[Path, ...]:
     """Folders that content may come from: the project, and what was named in so many words."""
     named = start.parent if start.is_symlink() or not start.is_dir() else start
-    return (Path(os.path.realpath(root)), Path(os.path.realpath(named)))
+    trusted = [Path(os.path.realpath(root)), Path(os.path.realpath(named))]
+    # A snapshot of the Hugging Face cache is a folder of links into the blobs folder beside it (huggingface_hub,
+    # "Understand caching"); naming it names them.
+    blobs = trusted[1].parent.parent / "blobs"
+    if trusted[1].parent.name == "snapshots" and blobs.is_dir():
+        trusted.append(blobs)
+    return tuple(trusted)
 
 
 def _walk(start: Path, *, under: str, inside: tuple[Path, ...], problems: list[str]) -> Iterator[tuple[str, Path]]:

@@ -166,7 +166,7 @@ def cli() -> None:
 )
 @click.option(
     "--progress",
-    type=click.Choice(["auto", "tty", "plain", "rawjson", "quiet"]),
+    type=click.Choice(["auto", "tty", "plain", "rawjson", "quiet", "none"]),
     envvar="BUILDKIT_PROGRESS",
     default="auto",
     show_default=True,

@@ -45,7 +45,7 @@ class Display(Protocol):
 
 def display(kind: str, *, terminal: bool, console: Console | None = None) -> Display:
     """The display for ``--progress`` *kind*: auto, tty, plain, rawjson or quiet."""
-    if kind == "quiet":
+    if kind in ("quiet", "none"):
         return _Quiet()
     if kind == "rawjson":
         return _Json(sys.stderr)

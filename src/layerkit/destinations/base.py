@@ -84,6 +84,9 @@ class Destination(Protocol):
     def finished(self, tags: Sequence[str]) -> Output:
         """What to ask of BuildKit where it builds the whole image."""
 
+    def delivered(self, tags: Sequence[str]) -> None:
+        """BuildKit has handed over the whole image under *tags*."""
+
     def built(self, platform: str, key: str, result: BakeResult, target: str) -> Runtime:
         """The runtime image that BuildKit just handed over."""
 

@@ -7,6 +7,7 @@ are named and left out. Each refuses the other's partial form.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tarfile
@@ -19,7 +20,7 @@ from pathlib import Path
 from ..assemble import Assembled, Runtime
 from ..checkpoint import Blueprint, Ownership, Packer
 from ..engine import BakeResult, Engine
-from ..errors import IntegrityError, LayerkitError, LocalResourceError
+from ..errors import CheckpointError, IntegrityError, LayerkitError, LocalResourceError, printable
 from ..events import Listener, Transfer
 from ..oci import MEDIA, Config, Descriptor, Digest, Image, Layer, Manifest, Reference, dump, parse_manifest
 from ..planner import Present
@@ -142,6 +143,9 @@ class DockerDestination:
 
     def finished(self, tags: Sequence[str]) -> Output:
         return Output(tuple(self._local(tag) for tag in tags), ("type=docker",))
+
+    def delivered(self, tags: Sequence[str]) -> None:
+        pass
 
     def built(self, platform: str, key: str, result: BakeResult, target: str) -> Runtime:
         name = self._local(runtime_tag(key))
@@ -360,17 +364,17 @@ class DockerDestination:
                 ],
             }
             entries += [("oci-layout", b'{"imageLayoutVersion":"1.0.0"}'), ("index.json", dump(index))]
-            layers = [(f"blobs/sha256/{digest.hex}", blueprint) for digest, blueprint in wanted.items()]
+            layers = [(f"blobs/sha256/{digest.hex}", blueprint, "") for digest, blueprint in wanted.items()]
             return _Archive(tuple(entries), tuple(layers), listener)
         # Classic: below the first new layer everything is there by chain ID; from it on all must be given.
         paths = [f"{digest.hex}/layer.tar" for digest in image.config.diff_ids]
         config = f"{image.config.digest.hex}.json"
         description = [{"Config": config, "RepoTags": names, "Layers": paths}]
         entries = [("manifest.json", json.dumps(description).encode()), (config, image.config.raw)]
-        given: list[tuple[str, Blueprint]] = []
+        given: list[tuple[str, Blueprint, str]] = []
         for digest, path in zip(image.config.diff_ids, paths, strict=True):
             if digest in blueprints:
-                given.append((path, blueprints[digest]))
+                given.append((path, blueprints[digest], digest.hex))
             elif (upper := self._upper(digest)) is not None:
                 entries.append((path, upper))
         return _Archive(tuple(entries), tuple(given), listener)
@@ -381,7 +385,7 @@ class _Archive:
     """A tar as a stream: small files in memory, layers straight from the checkpoint's files."""
 
     entries: tuple[tuple[str, bytes], ...]
-    layers: tuple[tuple[str, Blueprint], ...]
+    layers: tuple[tuple[str, Blueprint, str], ...]  # path, content, and the hex digest where Docker checks none
     listener: Listener
 
     @property
@@ -390,14 +394,22 @@ class _Archive:
         return sum(len(raw) for _, raw in self.entries)
 
     def chunks(self) -> Iterator[bytes | memoryview]:
-        for number, (path, blueprint) in enumerate(self.layers):
+        for number, (path, blueprint, digest) in enumerate(self.layers):
             yield _header(path, blueprint.size)
             done = 0
             label = blueprint.files[0].path if len(blueprint.files) == 1 else f"{len(blueprint.files)} files"
+            written = hashlib.sha256() if digest else None
             for chunk in blueprint.open():
+                if written is not None:
+                    written.update(chunk)
                 yield chunk
                 done += len(chunk)
                 self.listener(Transfer(f"checkpoint-{number}", label, done, blueprint.size))
+            if written is not None and written.hexdigest() != digest:
+                raise CheckpointError(
+                    f"checkpoint: {printable(label)} changed while it was read; nothing was tagged",
+                    hint="build again when it is no longer written to",
+                )
             yield bytes(-blueprint.size % 512)
             self.listener(Transfer(f"checkpoint-{number}", label, blueprint.size, blueprint.size, "finished"))
         for path, raw in self.entries:

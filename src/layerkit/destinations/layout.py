@@ -29,6 +29,11 @@ __all__ = ["LayoutDestination"]
 _REF_NAME = "org.opencontainers.image.ref.name"
 
 
+def _whole_name(tag: str) -> str:
+    """buildx wants an image's whole name; its host is nobody's."""
+    return f"layerkit.local/image:{tag}"
+
+
 class LayoutDestination:
     """``folder`` is made when it is first written to. Other images that it holds stay."""
 
@@ -134,20 +139,25 @@ class LayoutDestination:
         return self._written(runtime_tag(key))
 
     def finished(self, tags: Sequence[str]) -> Output:
-        return self._written(tags[0])
+        return self._written(*tags)
 
-    def _written(self, tag: str) -> Output:
-        return Output((f"layerkit.local/image:{tag}",), (f"type=oci,tar=false,dest={self.folder}",))
+    def _written(self, *tags: str) -> Output:
+        return Output(tuple(map(_whole_name, tags)), (f"type=oci,tar=false,dest={self.folder}",))
+
+    def delivered(self, tags: Sequence[str]) -> None:
+        for tag in tags:
+            self._rename(tag)
 
     def built(self, platform: str, key: str, result: BakeResult, target: str) -> Runtime:
-        self._rename(f"layerkit.local/image:{runtime_tag(key)}", runtime_tag(key))
+        self._rename(runtime_tag(key))
         runtime = self._runtime(key, platform)
         if runtime is None:
             raise IntegrityError(f"{self.name}: BuildKit wrote {runtime_tag(key)}, and it is not there")
         return runtime
 
-    def _rename(self, image_name: str, tag: str) -> None:
-        """Entries that buildx wrote under a whole name get the tag alone, as other tools look for it."""
+    def _rename(self, tag: str) -> None:
+        """The entry that buildx wrote under a whole name gets the tag alone, as other tools look for it."""
+        image_name = _whole_name(tag)
         with self._locked() as document:
             for item in document["manifests"]:
                 notes = item.get("annotations") or {}

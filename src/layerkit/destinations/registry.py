@@ -159,6 +159,9 @@ class RegistryDestination:
         attributes += ["registry.insecure=true"] if self._insecure else []
         return Output(tuple(names), (",".join(attributes),))
 
+    def delivered(self, tags: Sequence[str]) -> None:
+        pass
+
     def built(self, platform: str, key: str, result: BakeResult, target: str) -> Runtime:
         runtime = self._runtime(key, platform, check=False)
         if runtime is None:

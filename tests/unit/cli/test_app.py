@@ -173,7 +173,7 @@ def test_makefile(run: Run) -> None:
 )  # fmt: skip
 def test_usage(run: Run, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str) -> None:
     """What is wrong with the arguments is 2, on standard error, before anything is done (FAULTS 57)."""
-    monkeypatch.setattr(layerkit.pipeline.Session, "_resolve", lambda self, text: Base())
+    monkeypatch.setattr("layerkit.bases.Bases.resolve", lambda self, text: Base())
     write_project(Path())
     done = run(*arguments)
     assert (done.status, done.out) == (2, "")

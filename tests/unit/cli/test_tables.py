@@ -6,7 +6,7 @@ import pytest
 
 from layerkit.cli.tables import print_plan, print_result
 from layerkit.oci import MEDIA, Digest
-from layerkit.pipeline import LayerResult, Result
+from layerkit.results import LayerResult, Result
 from layerkit.planner import Present, plan
 from layerkit.state import State
 from unit.support import inputs, project, write_project
