@@ -76,6 +76,7 @@ def build(
     pull: bool = False,
     strict_cache: bool = False,
     way: Literal["compose", "buildkit"] = "compose",
+    layer_jobs: int = 0,
     settings: Settings | None = None,
     listener: Listener = silent,
 ) -> Result:
@@ -91,13 +92,14 @@ def build(
         pull: have the builder ask for newer base images.
         strict_cache: a cache that cannot be exported fails the build.
         way: "buildkit" has BuildKit build the whole image, checkpoint and all.
+        layer_jobs: checkpoint layers that are sent to a registry at a time; 0 for the default.
         settings: surroundings; the process's environment by default.
         listener: called with every event, from several threads.
 
     Raises:
         LayerkitError: of the kind that fits, as ``errors`` draws them; no tag was moved then.
     """
-    request = Request(tags, push, output, platforms, builder, no_cache, pull, strict_cache, way)
+    request = Request(tags, push, output, platforms, builder, no_cache, pull, strict_cache, way, layer_jobs)
     with Session(project, request, settings or Settings.from_environment(), listener) as session:
         return session.build(session.plan())
 
@@ -120,9 +122,13 @@ class Session:
 
     def __exit__(self, *exc: object) -> None:
         self._stop.set()
+        self._cut()
+        self.state.close()
+
+    def _cut(self) -> None:
+        """End what is under way with any registry."""
         for name in {"client", "_base_client"} & self.__dict__.keys():
             getattr(self, name).close()
-        self.state.close()
 
     @cached_property
     def client(self) -> Client:
@@ -160,12 +166,13 @@ class Session:
     def destination(self) -> Destination:
         name = Reference.parse(self.project.image.name)
         if self.request.push:
-            from .destinations.registry import RegistryDestination
+            from .destinations.registry import LAYER_JOBS, RegistryDestination
 
             repository = self.client.repository(name)
             cache = self.project.cache.repository
             other = self.client.repository(Reference.parse(cache)) if cache else repository
-            return RegistryDestination(repository, other, self.state)
+            jobs = self.request.layer_jobs or LAYER_JOBS
+            return RegistryDestination(repository, other, self.state, layer_jobs=jobs)
         if self.request.output:
             from .destinations.layout import LayoutDestination
 
@@ -252,6 +259,13 @@ class Session:
         try:
             runtimes, baked = self._build_runtime(plan)
             packed = task.result() if task is not None else None
+        except Exception:
+            raise
+        except BaseException:
+            # Ctrl-C: nobody waits for a registry that says nothing.
+            self._stop.set()
+            self._cut()
+            raise
         finally:
             self._stop.set()
             if task is not None:

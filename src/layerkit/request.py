@@ -22,6 +22,7 @@ class Request:
         push, output: a registry, or ``oci:DIR``; the local Docker where neither is given.
         platforms: win over the project's.
         way: "compose", or "buildkit" to have BuildKit build the whole image.
+        layer_jobs: checkpoint layers that are sent to a registry at a time; 0 for the default.
     """
 
     tags: Sequence[str] = ()
@@ -33,6 +34,7 @@ class Request:
     pull: bool = False
     strict_cache: bool = False
     way: Literal["compose", "buildkit"] = "compose"
+    layer_jobs: int = 0
 
 
 def named(project: Project, tags: Sequence[str]) -> tuple[Project, tuple[str, ...]]:

@@ -1,17 +1,21 @@
 """What this machine remembers between builds: a cache, never a truth.
 
 One SQLite file, safe for many builds at once; deleting it costs time and nothing else. A damaged one is put
-aside and begun again.
+aside and begun again. It is its owner's alone (mode 0600): addresses of uploads under way are in it, and who has
+one may go on with that upload.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import hashlib
 import json
+import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from os import stat_result
 from pathlib import Path
@@ -71,7 +75,8 @@ class State:
             return self._connect(":memory:")
         path = self.folder / "state.sqlite"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _private(path)
             return self._connect(str(path))
         except sqlite3.OperationalError:  # no room, read-only, locked for 30 s: work without memory
             return self._connect(":memory:")
@@ -80,6 +85,7 @@ class State:
         except sqlite3.DatabaseError:
             try:
                 path.replace(path.with_suffix(".damaged"))
+                _private(path)
                 return self._connect(str(path))
             except (OSError, sqlite3.Error):
                 return self._connect(":memory:")
@@ -156,12 +162,78 @@ class State:
                 "INSERT OR REPLACE INTO records VALUES (?, ?, ?)", (kind, key, json.dumps(value, sort_keys=True))
             )
 
+    def drop(self, kind: str, key: str) -> None:
+        """Forget what is kept under *kind* and *key*."""
+        with self._cursor() as connection:
+            connection.execute("DELETE FROM records WHERE kind=? AND key=?", (kind, key))
+
+    @contextlib.contextmanager
+    def alone(self, name: str, wait: Callable[[], object]) -> Iterator[bool]:
+        """Hold the lock *name*, which one thread of one process on this machine has at a time.
+
+        The kernel takes it away from a process that is gone, however it ended (flock(2)).
+
+        Args:
+            wait: called again and again while another one has it; what it raises ends the waiting.
+
+        Yields:
+            whether another one had it. Without a state folder, or where it cannot lock, nobody is waited for.
+        """
+        handle, waited = -1, False
+        if self.folder is not None:
+            path = self.folder / "locks" / hashlib.sha256(name.encode()).hexdigest()[:32]
+            with contextlib.suppress(OSError):
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                handle = _open_lock(path)
+        try:
+            while handle >= 0:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    waited = True
+                    wait()
+                    continue
+                except OSError:  # a file system without locks
+                    break
+                if _is(handle, path):
+                    break
+                os.close(handle)  # it was deleted between open and lock: somebody may hold a newer one
+                handle = -1
+                with contextlib.suppress(OSError):
+                    handle = _open_lock(path)
+            yield waited
+        finally:
+            if handle >= 0:
+                if _is(handle, path):
+                    with contextlib.suppress(OSError):
+                        path.unlink()
+                os.close(handle)
+
     def all(self, kind: str) -> dict[str, Any]:
         """Every record of *kind*: key -> value."""
         rows: list[tuple[str, str]] = []
         with self._cursor() as connection:
             rows = connection.execute("SELECT key, value FROM records WHERE kind=? ORDER BY key", (kind,)).fetchall()
         return {key: _value(value) for key, value in rows}
+
+
+def _private(path: Path) -> None:
+    """Make the file *path* if there is none; in any case nobody else may read it (its WAL follows: sqlite.org/wal)."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    with contextlib.suppress(OSError):
+        path.chmod(0o600)
+
+
+def _open_lock(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _is(handle: int, path: Path) -> bool:
+    """Whether *handle* is the file that *path* names now."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except OSError:
+        return False
 
 
 def _value(text: str) -> Any:

@@ -158,6 +158,12 @@ def cli() -> None:
 @click.option("--pull", is_flag=True, help="Have the builder ask for newer base images.")
 @click.option("--strict-cache", is_flag=True, help="Fail when the build cache cannot be exported.")
 @click.option(
+    "--layer-jobs",
+    type=click.IntRange(1, 32),
+    metavar="N",
+    help="Checkpoint layers that are sent to the registry at a time (default: 4).",
+)
+@click.option(
     "--way",
     type=click.Choice(["compose", "buildkit"]),
     default="compose",
@@ -188,6 +194,7 @@ def build(
     overrides: tuple[str, ...],
     pull: bool,
     strict_cache: bool,
+    layer_jobs: int | None,
     way: Any,
     progress: str,
     quiet: bool,
@@ -215,6 +222,7 @@ def build(
                 pull=pull,
                 strict_cache=strict_cache,
                 way=way,
+                layer_jobs=layer_jobs or 0,
                 listener=listener,
                 **where,
             )

@@ -4,27 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 from ..assemble import Assembled, Runtime, checkpoint_image
 from ..checkpoint import Blueprint, Ownership, Packer
+from ..checkpoint.pack import FORMAT_VERSION
 from ..engine import BakeResult
 from ..errors import ConflictError, IntegrityError
-from ..events import Listener, Transfer
+from ..events import Listener, Note, Transfer
 from ..oci import MEDIA, Config, Descriptor, Digest, Image, Index, Layer, Manifest, Platform
 from ..planner import Present
-from ..registry import Repository, UploadDropped
+from ..registry import Repository, Standing, UploadDropped
 from ..runtime.placeholder import may_be_placeholder, placeholder_place
 from ..state import State
 from .base import Output, Published, Sent, Stopped, checkpoint_tag, runtime_tag
 
-__all__ = ["RegistryDestination"]
+__all__ = ["LAYER_JOBS", "RegistryDestination"]
+
+T = TypeVar("T")
 
 # A layer below this is hashed before it is sent: that takes under 0.1 s, and saves an upload for nothing.
 _HASH_FIRST = 64 * 1024 * 1024  # bytes
 _SAMPLES, _SAMPLE_SIZE = 16, 4096
+_UPLOAD = "upload"  # kind of record
+_SESSION_LIFE = 6 * 24 * 3600  # seconds; distribution purges uploads after a week
+_LOCK_PAUSE = 0.1  # seconds between two looks at a lock
 CACHE_TAG = "buildcache"
+LAYER_JOBS = 4  # uploads at a time: docs/reliability.md, "How many at a time"
 
 
 class RegistryDestination:
@@ -32,12 +43,21 @@ class RegistryDestination:
 
     kind = "registry"
 
-    def __init__(self, repository: Repository, cache: Repository, state: State, *, insecure: bool = False) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        cache: Repository,
+        state: State,
+        *,
+        insecure: bool = False,
+        layer_jobs: int = LAYER_JOBS,
+    ) -> None:
         self.repository = repository
         self.cache = cache
         self.state = state
         self.name = repository.name
         self._insecure = insecure
+        self._layer_jobs = max(layer_jobs, 1)
 
     def describe(self) -> str:
         return f"registry {self.name}"
@@ -46,19 +66,18 @@ class RegistryDestination:
 
     def look(self, runtime_keys: Mapping[str, str], checkpoint_key: str | None, tags: Sequence[str]) -> Present:
         # Each of these is a handful of round trips that do not depend on each other.
-        with ThreadPoolExecutor(6, thread_name_prefix="layerkit-look") as pool:
-            runtimes = {p: pool.submit(self._runtime, key, p, check=True) for p, key in runtime_keys.items()}
-            checkpoint = pool.submit(self.checkpoint, checkpoint_key) if checkpoint_key else None
-            named = {tag: pool.submit(self.repository.resolve, tag) for tag in tags}
-            cached = pool.submit(self._cached_blobs)
-            resolved = {tag: future.result() for tag, future in named.items()}
-            previous: dict[str, Image] = {}
-            for descriptor in resolved.values():
-                if descriptor is not None and not previous:
-                    previous = self._images(descriptor.digest)
-            found = {p: runtime for p, future in runtimes.items() if (runtime := future.result()) is not None}
-            layers = checkpoint.result() if checkpoint else None
-            blobs = set(cached.result())
+        runtimes = {p: _Beside(partial(self._runtime, key, p, check=True)) for p, key in runtime_keys.items()}
+        checkpoint = _Beside(lambda: self.checkpoint(checkpoint_key) if checkpoint_key else None)
+        named = {tag: _Beside(partial(self.repository.resolve, tag)) for tag in tags}
+        cached = _Beside(self._cached_blobs)
+        resolved = {tag: answer.result() for tag, answer in named.items()}
+        previous: dict[str, Image] = {}
+        for descriptor in resolved.values():
+            if descriptor is not None and not previous:
+                previous = self._images(descriptor.digest)
+        found = {p: runtime for p, answer in runtimes.items() if (runtime := answer.result()) is not None}
+        layers = checkpoint.result()
+        blobs = set(cached.result())
         if not previous:
             last = self.state.get("registry-last", self.name)
             previous = self._images(Digest.parse(last)) if last else {}
@@ -135,8 +154,18 @@ class RegistryDestination:
         return (str(known[0]), int(known[1]), int(known[2])) if known else None
 
     def _all_present(self, repository: Repository, layers: Sequence[Descriptor]) -> bool:
-        with ThreadPoolExecutor(4, thread_name_prefix="layerkit-prove") as pool:
-            return all(pool.map(repository.present, layers))
+        left, lock = list(reversed(layers)), threading.Lock()
+
+        def prove() -> bool:
+            while True:
+                with lock:
+                    if not left:
+                        return True
+                    layer = left.pop()
+                if not repository.present(layer):
+                    return False
+
+        return all(worker.result() for worker in [_Beside(prove) for _ in layers[:4]])
 
     def checkpoint(self, key: str) -> tuple[Layer, ...] | None:
         manifest = self.cache.manifest(checkpoint_tag(key))
@@ -174,33 +203,74 @@ class RegistryDestination:
     # ------------------------------------------------------------------------------------------------- the checkpoint
 
     def send(self, packer: Packer, listener: Listener, stopped: Callable[[], bool]) -> Sent:
-        layers: list[Layer] = []
-        uploaded = reused = dropped = 0
-        new: set[Digest] = set()
-        for index, blueprint in enumerate(packer.blueprints):
-            label = blueprint.files[0].path if len(blueprint.files) == 1 else f"{len(blueprint.files)} files"
-            transfer = _Upload(self.cache, packer, index, label, listener, stopped)
-            if blueprint.size < _HASH_FIRST or self.state.get("sample", _sample(blueprint)):
+        self._forget_old_sessions()
+        found: dict[int, _Outcome] = {}
+        left, lock, failed = list(reversed(range(len(packer.blueprints)))), threading.Lock(), threading.Event()
+
+        def work() -> None:
+            try:
+                while True:
+                    with lock:
+                        if not left:
+                            return
+                        index = left.pop()
+                    found[index] = self._send_layer(packer, index, listener, lambda: stopped() or failed.is_set())
+            except BaseException:
+                failed.set()
+                raise
+
+        # One after the other in the order in which they are hashed; the hash is ahead of the line, if not of the disk.
+        workers = [_Beside(work) for _ in packer.blueprints[: self._layer_jobs]]
+        errors = [error for worker in workers if (error := worker.wait()) is not None]
+        # What failed first has stopped the others.
+        for error in sorted(errors, key=lambda error: isinstance(error, Stopped)):
+            raise error
+        outcomes = [found[index] for index in sorted(found)]
+        return Sent(
+            tuple(outcome.layer for outcome in outcomes),
+            sum(outcome.layer.descriptor.size for outcome in outcomes if not outcome.there),
+            sum(outcome.layer.descriptor.size for outcome in outcomes if outcome.there),
+            sum(outcome.dropped for outcome in outcomes),
+            frozenset(outcome.layer.descriptor.digest for outcome in outcomes if not outcome.there),
+        )
+
+    def _send_layer(self, packer: Packer, index: int, listener: Listener, stopped: Callable[[], bool]) -> _Outcome:
+        blueprint = packer.blueprints[index]
+        label = blueprint.files[0].path if len(blueprint.files) == 1 else f"{len(blueprint.files)} files"
+        sample = _sample(blueprint)
+        transfer = _Upload(self.cache, packer, index, label, listener, stopped)
+        told = False
+
+        def wait() -> None:
+            nonlocal told
+            if stopped():
+                raise Stopped
+            if not told:
+                listener(Note(f"{label}: another build on this machine sends it; waiting for that"))
+                told = True
+            time.sleep(_LOCK_PAUSE)
+
+        dropped = 0
+        with self.state.alone(f"{self.cache.name} {sample}", wait) as waited:
+            if waited or blueprint.size < _HASH_FIRST or self.state.get("sample", sample):
                 packer.digest(index)
             there = transfer.cancelled()
             try:
                 if not there:
-                    self.cache.upload(transfer, progress=transfer.progress)
+                    journal = _Journal(self.state, self.cache.name, blueprint)
+                    self.cache.upload(transfer, progress=transfer.progress, journal=journal)
             except UploadDropped:
-                if stopped():
-                    raise Stopped from None
                 there = True
-                dropped += transfer.done
+                dropped = transfer.done
             digest = packer.digest(index)
-            listener(Transfer(transfer.id, label, blueprint.size, blueprint.size, "dropped" if there else "finished"))
-            if there:
-                reused += blueprint.size
-            else:
-                uploaded += blueprint.size
-                new.add(digest)
-            self.state.put("sample", _sample(blueprint), str(digest))
-            layers.append(blueprint.layer(digest))
-        return Sent(tuple(layers), uploaded, reused, dropped, frozenset(new))
+            self.state.put("sample", sample, str(digest))
+        listener(Transfer(transfer.id, label, blueprint.size, blueprint.size, "dropped" if there else "finished"))
+        return _Outcome(blueprint.layer(digest), there, dropped)
+
+    def _forget_old_sessions(self) -> None:
+        for key, value in self.state.all(_UPLOAD).items():
+            if not isinstance(value, dict) or not _recent(value.get("time")):
+                self.state.drop(_UPLOAD, key)
 
     def keep_checkpoint(
         self, layers: Sequence[Layer], key: str, content: Digest, ownership: Ownership, packer: Packer | None
@@ -302,8 +372,14 @@ class _Upload:
         return self._packer.digest(self._index)
 
     def cancelled(self) -> bool:
-        """The layer turned out to be there, or the run was stopped; asked between chunks."""
-        if self._stopped() or self._packer.failed:
+        """The layer turned out to be there, or cannot be hashed; asked between chunks.
+
+        Raises:
+            Stopped: the run was stopped. The upload is left as it stands, for the next one.
+        """
+        if self._stopped():
+            raise Stopped
+        if self._packer.failed:
             return True
         if self._asked is None and (digest := self._packer.known(self._index)) is not None:
             self._asked = self._repository.present(Descriptor(MEDIA.LAYER, digest, self.size))
@@ -336,6 +412,77 @@ class _Copied:
 
     def cancelled(self) -> bool:
         return False
+
+
+class _Journal:
+    """Where the upload of one layer stands, in the state folder.
+
+    A layer is known again by the identities of its files (device, inode, size, times), the rest of its tar and
+    the repository that it goes to: a file that was written to since gets another key, and is never gone on with.
+    """
+
+    def __init__(self, state: State, repository: str, blueprint: Blueprint) -> None:
+        self._state = state
+        whole = hashlib.sha256(f"{repository} {FORMAT_VERSION} {blueprint.size}".encode())
+        for piece in blueprint.pieces:
+            whole.update(piece.data or f"{piece.start} {piece.size} {piece.file and piece.file.identity}".encode())
+        self._key = whole.hexdigest()
+
+    def load(self) -> Standing | None:
+        value = self._state.get(_UPLOAD, self._key)
+        try:
+            if _recent(value["time"]):
+                return Standing(str(value["url"]), int(value["held"]), int(value["least_chunk"]))
+        except (TypeError, KeyError, ValueError):
+            pass
+        return None
+
+    def save(self, standing: Standing) -> None:
+        value = {"url": standing.url, "held": standing.held, "least_chunk": standing.least_chunk, "time": time.time()}
+        self._state.put(_UPLOAD, self._key, value)
+
+    def clear(self) -> None:
+        self._state.drop(_UPLOAD, self._key)
+
+
+def _recent(moment: Any) -> bool:
+    return isinstance(moment, int | float) and 0 <= time.time() - moment < _SESSION_LIFE
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What became of one layer. ``there``: it was there; ``dropped``: bytes sent before that was known."""
+
+    layer: Layer
+    there: bool
+    dropped: int
+
+
+class _Beside(Generic[T]):
+    """Work in a thread of its own, which does not keep the process alive: Ctrl-C need not wait for a silent registry."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._work = work
+        self._done: list[T] = []
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="layerkit-registry", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._done.append(self._work())
+        except BaseException as error:  # noqa: BLE001 - raised again where the result is asked for
+            self._error = error
+
+    def wait(self) -> BaseException | None:
+        """What it raised, once it has ended."""
+        self._thread.join()
+        return self._error
+
+    def result(self) -> T:
+        if (error := self.wait()) is not None:
+            raise error
+        return self._done[0]
 
 
 def _sample(blueprint: Blueprint) -> str:

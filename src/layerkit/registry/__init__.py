@@ -7,7 +7,7 @@ with Client(credentials=Credentials(Path.home() / ".docker", os.environ)) as cli
 """
 
 from .answers import MissingBlobsError
-from .content import Content, UploadDropped
+from .content import Content, Journal, Standing, UploadDropped
 from .credentials import Credentials, Login
 from .repository import Client, Repository
 from .transport import Limits
@@ -16,9 +16,11 @@ __all__ = [
     "Client",
     "Content",
     "Credentials",
+    "Journal",
     "Limits",
     "Login",
     "MissingBlobsError",
     "Repository",
+    "Standing",
     "UploadDropped",
 ]

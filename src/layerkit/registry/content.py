@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..errors import IntegrityError, LocalResourceError
 from ..oci import Digest
 
-__all__ = ["Content", "Reader", "UploadDropped"]
+__all__ = ["Content", "Journal", "Reader", "Standing", "UploadDropped"]
 
 
 class UploadDropped(Exception):
@@ -34,6 +35,35 @@ class Content(Protocol):
 
     def cancelled(self) -> bool:
         """Asked between chunks; True drops the upload."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where an upload stands, for a later run to go on with.
+
+    Attributes:
+        url: of the session, with the registry's own state in its query. Who has it may go on with this upload,
+            so it is kept like a password.
+        held: bytes that the registry has acknowledged.
+        least_chunk: what the session said of ``OCI-Chunk-Min-Length``, or 0.
+    """
+
+    url: str = field(repr=False)
+    held: int = 0
+    least_chunk: int = 0
+
+
+class Journal(Protocol):
+    """Keeps where one content's upload stands, beyond the end of the process."""
+
+    def load(self) -> Standing | None:
+        """What was saved last, where it may still be good and the content is still the same."""
+
+    def save(self, standing: Standing) -> None:
+        """Called after everything that the registry acknowledged."""
+
+    def clear(self) -> None:
+        """The session is committed, closed or lost."""
 
 
 class Reader:

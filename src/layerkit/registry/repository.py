@@ -14,7 +14,7 @@ from ..oci import MAX_MANIFEST_SIZE, MEDIA, Descriptor, Digest, Index, Manifest,
 from . import urls
 from .answers import Answer, Fault, MissingBlobsError, error_for
 from .auth import Scopes, scope
-from .content import Content
+from .content import Content, Journal
 from .credentials import Credentials
 from .transport import Limits, Transport
 from .upload import Upload
@@ -396,13 +396,20 @@ class Repository:
         return False
 
     def upload(
-        self, content: Content, *, progress: Callable[[int], None] = lambda sent: None, chunk: int | None = None
+        self,
+        content: Content,
+        *,
+        progress: Callable[[int], None] = lambda sent: None,
+        chunk: int | None = None,
+        journal: Journal | None = None,
     ) -> int:
         """Send *content* as a blob, while its digest may still be unknown.
 
         Args:
             progress: called with the number of the blob's bytes sent so far; it falls back when some are sent again.
-            chunk: bytes in one PATCH, instead of what suits the host.
+            chunk: bytes in one PATCH, instead of what suits the host and the size.
+            journal: where the upload of an earlier run stands, and where this one's is kept. What a run that ended
+                has sent is then not sent again, as far as the registry still holds it.
 
         Returns:
             bytes that were sent, repeated ones included.
@@ -423,6 +430,7 @@ class Repository:
             exists=self._exists,
             progress=progress,
             way=Way("chunked", chunk) if chunk else None,
+            journal=journal,
         ).run()
 
     def put_blob(self, data: bytes) -> Digest:

@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
 
-import tenacity
 import urllib3
 from urllib3 import exceptions as faults
 
@@ -201,6 +200,17 @@ class Transport:
             TransientError: no progress in ``retries`` further attempts.
         """
         mark, fruitless = advanced(), 0
+        try:
+            return attempt()
+        except Fault as error:
+            first = [error]
+        # Only now: its import takes 60 ms, and most requests never fail.
+        import tenacity
+
+        def again() -> T:
+            if first:
+                raise first.pop()
+            return attempt()
 
         def count(state: tenacity.RetryCallState) -> None:
             nonlocal mark, fruitless
@@ -225,7 +235,7 @@ class Transport:
             reraise=True,
         )
         try:
-            return retrying(attempt)
+            return retrying(again)
         except Fault as error:
             attempts = int(retrying.statistics.get("attempt_number", 1))
             raise Fault(

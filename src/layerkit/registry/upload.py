@@ -14,9 +14,9 @@ from ..oci import Digest
 from . import urls
 from .answers import Answer, Fault, error_for, parse_range
 from .auth import Scopes
-from .content import Content, Reader, UploadDropped
+from .content import Content, Journal, Reader, Standing, UploadDropped
 from .transport import Body, Chunk, Transport
-from .ways import Memory, Way, layer_limit, smaller
+from .ways import Memory, Way, default_way, layer_limit, smaller
 
 __all__ = ["Upload"]
 
@@ -33,6 +33,7 @@ class Upload:
         exists: whether the registry has a blob (digest, size).
         progress: called with the number of the blob's bytes that are sent; falls back when they must be sent again.
         way: instead of what is remembered for the host.
+        journal: where it is kept how far the upload is, beyond this process.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Upload:
         exists: Callable[[Digest, int], bool],
         progress: Callable[[int], None],
         way: Way | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self._transport = transport
         self._memory = memory
@@ -73,6 +75,8 @@ class Upload:
         self._odd_ranges = 0
         self._asked_in_vain = 0
         self._digest: Digest | None = None  # once it is known
+        self._journal = journal
+        self._inherited = False  # the session is an earlier run's
         self.sent = 0
 
     # ---------------------------------------------------------------------------------------------------- all of it
@@ -85,6 +89,7 @@ class Upload:
             LayerkitError: what went wrong; the session is closed, except where the registry cannot be reached.
         """
         self._check_limit()
+        self._inherit()
         try:
             while True:
                 try:
@@ -108,8 +113,32 @@ class Upload:
                 hint="save the checkpoint as several files (shards): each large file is a layer of its own",
             )
 
+    def _inherit(self) -> None:
+        """Take up the session that an earlier run left, if it left one."""
+        standing = self._journal.load() if self._journal is not None else None
+        if standing is None:
+            return
+        try:
+            # What was kept is no more trusted than what a registry says: the same rules of where to go.
+            url = urls.follow(self._uploads_url, standing.url, insecure=self._transport.insecure)
+        except RefusedError:
+            self._forget()
+            return
+        if not 0 <= standing.held <= self._size:
+            self._forget()
+            return
+        self._session, self._held, self._least_chunk = url, standing.held, standing.least_chunk
+        # It may have sent all, and even the commit may have arrived.
+        self._reached, self._inherited, self._unsure = self._size, True, True
+        self._may_be_done = standing.held == self._size
+
+    def _record(self) -> None:
+        if self._journal is not None and self._session is not None:
+            self._journal.save(Standing(self._session, self._held, self._least_chunk))
+
     def _attempt(self) -> None:
         if self._may_be_done and self._exists(self._content.digest(), self._size):
+            self._forget()
             return  # the answer to the commit was lost, not the commit
         if self._content.cancelled():
             raise UploadDropped(self.sent)
@@ -126,7 +155,7 @@ class Upload:
         self._commit()
 
     def _way(self) -> Way:
-        return self._given or self._memory.way(self._host)
+        return self._given or self._memory.way(self._host, self._size)
 
     def _learn(self, tried: Way, better: Way) -> _Again:
         """Another way from here on; the bytes that the session holds are not lost by it."""
@@ -149,12 +178,15 @@ class Upload:
         self._least_chunk = int(least) if least.isdecimal() and len(least) < 12 else 0
         self._held = self._reached = 0
         self._unsure = False
+        self._record()
 
     def _forget(self) -> None:
         """The session is worth nothing any more: the next attempt starts at byte 0."""
         self._session = None
         self._held = self._reached = 0
-        self._unsure = False
+        self._unsure = self._inherited = False
+        if self._journal is not None:
+            self._journal.clear()
 
     def _moved(self, answer: Answer) -> None:
         """Each answer may name a new location, with the session's state in its query."""
@@ -171,6 +203,11 @@ class Upload:
             if self._asked_in_vain > 1:
                 self._forget()  # it may be this session that hangs
             raise
+        except LayerkitError:
+            if not self._inherited:
+                raise
+            self._forget()  # a signed address that has expired, on a host that has gone
+            return
         self._asked_in_vain = 0
         if not answer.ok:
             # 404: lost (distribution 2.8, after every break inside a PATCH). Others: registries that cannot resume.
@@ -183,6 +220,8 @@ class Upload:
             # "0-0" is said of an empty session too: only our own count can tell, and it does not.
             stands = self._held if self._held == 0 == self._reached else -1
         if not 0 <= stands <= self._reached:
+            if self._inherited:
+                self._cancel()
             self._forget()
             return
         self._moved(answer)
@@ -193,6 +232,7 @@ class Upload:
         self._held = count
         self._reached = max(self._reached, count)
         self._best = max(self._best, count)
+        self._record()
 
     def _cancel(self) -> None:
         """Close the session (distribution: DELETE of the location), as far as that is possible."""
@@ -229,6 +269,9 @@ class Upload:
             stands = parse_range(answer.headers.get("range"))
             if stands is not None and stands != end:
                 # Never commit: bytes are missing, or were appended twice (distribution 2.8 ignores Content-Range).
+                if way == default_way(self._host, self._size) and way.kind == "chunked":
+                    self._cancel()
+                    raise self._learn(way, Way())
                 self._odd_ranges += 1
                 if self._odd_ranges > 1:
                     # Or its Range cannot be believed: Amazon ECR's stays at the first chunk
@@ -257,6 +300,12 @@ class Upload:
         if status == 404:
             self._forget()
             raise Fault(f"{what}: HTTP 404, the upload session is lost", status=404)
+        if way == default_way(self._host, self._size) and way.kind == "chunked" and status in (400, 405, 409, 411, 501):
+            if "DENIED" in answer.codes:
+                raise error_for(answer, what)
+            # Nobody but us wants chunks here. One stream is what Docker sends, and what every registry must know.
+            self._cancel()
+            raise self._learn(way, Way())
         if start and status in (400, 409, 416):
             # It began well: this is about the place, not the way.
             self._forget()
@@ -316,7 +365,7 @@ class Upload:
     def _finish(self, answer: Answer, digest: Digest) -> None:
         what = self._what("commit")
         if answer.ok:
-            self._session = None
+            self._forget()
             named = answer.digest
             if named is not None and named.algorithm == digest.algorithm and named != digest:
                 raise IntegrityError(f"{what}: the registry stored it as {named.short}")
@@ -324,7 +373,7 @@ class Upload:
         if answer.status == 404:
             # A commit that was sent twice finds its session gone: the blob is there then.
             if self._may_be_done and self._exists(digest, self._size):
-                self._session = None
+                self._forget()
                 return
             self._forget()
             raise Fault(f"{what}: HTTP 404, the upload session is lost", status=404)
@@ -335,8 +384,8 @@ class Upload:
     def _mismatch(self, answer: Answer) -> None:
         """The registry got other bytes than we hashed: the file changed (digest() says so), or they were hurt."""
         self._content.digest()
+        self._mismatches += not self._inherited  # what another run sent does not count
         self._cancel()
-        self._mismatches += 1
         self._may_be_done = False
         if self._mismatches > 1 and answer.codes and not answer.codes & {"DIGEST_INVALID", "SIZE_INVALID"}:
             raise error_for(answer, self._what("commit"))
