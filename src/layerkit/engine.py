@@ -8,6 +8,7 @@ limit ends all of it (python-on-whales has no time limit, and collects output in
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Abilities", "BakeResult", "Engine"]
 
 _NO_DAEMON = "start Docker, or set DOCKER_HOST or the docker context to one that runs"
+_PIPE_SIZE = 1024 * 1024  # bytes: what an unprivileged process may ask for
 _QUICK = 60.0  # seconds for a call that only asks
 _GRACE = 1.5  # seconds between SIGTERM and SIGKILL: all of a Ctrl-C must be over in 2
 _CREDENTIALS = ("401 unauthorized", "authorization failed", "access denied", "authentication required", "403 forbidden",
@@ -283,6 +285,9 @@ class Engine:
             stderr=subprocess.STDOUT,
         ) as process:
             assert process.stdin is not None and process.stdout is not None
+            with contextlib.suppress(AttributeError, OSError):
+                # The default of 64 KiB makes the two processes take turns sixteen times a chunk.
+                fcntl.fcntl(process.stdin, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
             output: list[bytes] = []
             reader = threading.Thread(target=lambda: output.extend(process.stdout or ()), daemon=True)
             reader.start()
