@@ -311,7 +311,7 @@ def versions(engine: Engine) -> dict[str, str]:
         "layerkit commit": first(*git, "rev-parse", "--short=12", "HEAD") + (" and changes" if changed else ""),
         "docker": first("docker", "version", "--format", "{{.Server.Version}}"),
         "image store": engine.image_store,
-        "buildx": " ".join(first("docker", "buildx", "version").split()[1:]),
+        "buildx": " ".join(first("docker", "buildx", "version").split()[1:2]),
         "registry": engine.registry_version,
         "crane": package("crane"),
         "oras": first("oras", "version").removeprefix("Version:").strip(),

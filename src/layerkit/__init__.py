@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from .checkpoint.loading import load_weights
     from .errors import (
         AuthenticationError,
         BuildError,
@@ -70,11 +71,13 @@ __all__ = [
     "__version__",
     "build",
     "load",
+    "load_weights",
     "plan",
     "schema",
 ]
 
 _MODULES = {
+    "checkpoint.loading": "load_weights",
     "errors": "AuthenticationError BuildError CheckpointError ConfigurationError ConflictError IntegrityError"
     " LayerkitError LocalResourceError RefusedError TransientError",
     "events": "Event Listener Note Phase Step StepLog Transfer",

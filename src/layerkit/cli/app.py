@@ -142,7 +142,35 @@ def _destination(push: bool, load: bool, output: str, platforms: Sequence[str]) 
     }
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+# Commands that live in modules of their own: name -> what --help says of it. Imported when they are called.
+_LATER = {
+    "checkpoint": "Look at a checkpoint: inspect, digest, convert.",
+    "doctor": "Try what a build needs: docker, the builder, the registry.",
+    "lint": "Say what an expert would of a Dockerfile of a PyTorch service.",
+}
+
+
+class _Commands(click.Group):
+    """The commands of this module and those of _LATER."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *_LATER])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _LATER:
+            return super().get_command(ctx, cmd_name)
+        from importlib import import_module
+
+        found: click.Command = getattr(import_module(f".{cmd_name}", __package__), cmd_name)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [(name, command.get_short_help_str(70)) for name, command in self.commands.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted([*rows, *_LATER.items()]))
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="layerkit")
 def cli() -> None:
     """Build PyTorch inference images whose checkpoint is a layer of its own.

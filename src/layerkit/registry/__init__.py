@@ -9,6 +9,7 @@ with Client(credentials=Credentials(Path.home() / ".docker", os.environ)) as cli
 from .answers import MissingBlobsError
 from .content import Content, Journal, Standing, UploadDropped
 from .credentials import Credentials, Login
+from .probe import Probe
 from .repository import Client, Repository
 from .transport import Limits
 
@@ -20,6 +21,7 @@ __all__ = [
     "Limits",
     "Login",
     "MissingBlobsError",
+    "Probe",
     "Repository",
     "Standing",
     "UploadDropped",

@@ -122,6 +122,10 @@ class Transport:
         plain = host in self.insecure or (urls.is_loopback(host) and not (self._certificates / host).is_dir())
         return urls.base(host, plain=plain)
 
+    def proxy_of(self, host: str) -> str:
+        """The proxy by which *host* is reached, or ""."""
+        return self._proxy(f"{self.root(host)}/")
+
     def send(
         self,
         method: str,
@@ -260,6 +264,12 @@ class Transport:
         return self._connections.stopped.is_set()
 
     # ---------------------------------------------------------------------------------------------------- one exchange
+
+    def plain(self, method: str, url: str, what: str) -> Answer:
+        """One attempt with no login at all; any status is an answer."""
+        sent = {"Accept-Encoding": "identity", "User-Agent": f"layerkit/{__version__}"}
+        response, final = self._exchange(method, url, sent, None, what, None)
+        return self.whole(response, final, method, what)
 
     def _fetch(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
         """For the token server: one attempt, with no authentication of ours but what *headers* hold."""

@@ -19,7 +19,7 @@ __all__ = ["CheckpointCopy", "Instruction", "base_images", "find_checkpoint_copy
 CHECKPOINT = "checkpoint"
 RIGHT_LINE = "COPY --link --chown=0:0 --from=checkpoint . /app/model/"
 
-_DIRECTIVE = re.compile(r"#\s*([A-Za-z][A-Za-z0-9]*)\s*=\s*(.+?)\s*")
+_DIRECTIVE = re.compile(r"#\s*([A-Za-z][A-Za-z0-9]*)\s*=\s*(\S.*)")
 _HEREDOC = re.compile(r"\d*<<(?P<chomp>-?)(?P<quote>['\"]?)(?P<name>[^<'\"\s]+)(?P=quote)")
 _FLAG = re.compile(r"--(?P<name>[a-z][a-z-]*)(?:=(?P<value>.*))?")
 _OCTAL = re.compile(r"0?[0-7]{3,4}")
@@ -125,7 +125,7 @@ def _instruction(joined: str, text: str, line: int) -> Instruction:
     if rest.startswith("["):
         try:
             parsed = json.loads(rest)
-        except ValueError:
+        except (ValueError, RecursionError):
             parsed = None
         if isinstance(parsed, list) and all(isinstance(item, str) for item in parsed):
             words = tuple(parsed)
@@ -134,7 +134,7 @@ def _instruction(joined: str, text: str, line: int) -> Instruction:
 
 def _first(text: str) -> str:
     """The first word, quotes and escapes kept together as BuildKit does for flags."""
-    found = re.match(r"(?:\\.|\"(?:\\.|[^\"])*\"|'[^']*'|\S)*", text)
+    found = re.match(r"(?:\\.|\"(?:\\.|[^\"\\])*\"|'[^']*'|\S)*", text)
     return found[0] if found else ""
 
 
@@ -161,7 +161,7 @@ def _skip_heredocs(instruction: Instruction, joined: str, lines: list[str], at: 
 
 def _shell_words(text: str) -> Iterator[str]:
     """Words with their quotes; what is inside quotes opens no heredoc."""
-    return (found[0] for found in re.finditer(r"(?:\\.|\"(?:\\.|[^\"])*\"|'[^']*'|[^\s\"'\\])+", text))
+    return (found[0] for found in re.finditer(r"(?:\\.|\"(?:\\.|[^\"\\])*\"|'[^']*'|[^\s\"'\\])+", text))
 
 
 # ------------------------------------------------------------------------------------------------------------ stages
@@ -341,7 +341,7 @@ _VARIABLE = re.compile(
 def _pairs(instruction: Instruction) -> Iterator[str]:
     """``NAME=value`` words, quoted spaces kept together."""
     rest = " ".join(instruction.words)
-    return (found[0] for found in re.finditer(r"(?:\\.|\"(?:\\.|[^\"])*\"|'[^']*'|\S)+", rest))
+    return (found[0] for found in re.finditer(r"(?:\\.|\"(?:\\.|[^\"\\])*\"|'[^']*'|\S)+", rest))
 
 
 # --------------------------------------------------------------------------------------------------------- questions

@@ -6,8 +6,8 @@ import pytest
 
 from layerkit.cli.tables import print_plan, print_result
 from layerkit.oci import MEDIA, Digest
-from layerkit.results import LayerResult, Result
 from layerkit.planner import Present, plan
+from layerkit.results import LayerResult, Result
 from layerkit.state import State
 from unit.support import inputs, project, write_project
 

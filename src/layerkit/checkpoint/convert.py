@@ -1,0 +1,358 @@
+"""Inference weights: a safetensors file made of a checkpoint, as a value that is never written anywhere.
+
+Its size is known before any tensor is read, and it opens at any offset, so that a layer can be packed from it
+without a temporary file. The same weights and options give the same bytes.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from ..errors import CheckpointError, ConfigurationError, LocalResourceError, printable
+from .opening import open_weights
+from .safetensors import layout, size_of
+from .weights import CHUNK, Reader, Tensor, TensorInfo, Weights
+
+__all__ = ["Conversion", "Lost", "Options", "VirtualFile", "convert", "convert_weights", "write"]
+
+_DTYPES = {"": "", "float16": "F16", "bfloat16": "BF16"}
+_FLOATING = ("F64", "F32", "F16", "BF16")
+_SUFFIXES = (".tar", ".pth", ".pt", ".bin", ".ckpt", ".safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What becomes of a checkpoint.
+
+    Attributes:
+        key: dotted name of the state dict; the obvious one where left out.
+        strip_prefix: taken off the names that begin with it (``module.`` of DataParallel).
+        dtype: float16 or bfloat16, for floating-point tensors (F64, F32, F16, BF16); "" leaves them as they are.
+        drop: globs; tensors whose names (after strip_prefix) match are left out.
+    """
+
+    key: str = ""
+    strip_prefix: str = ""
+    dtype: str = ""
+    drop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.dtype not in _DTYPES:
+            raise ConfigurationError(
+                f"{self.dtype!r} is no dtype to convert to", hint="float16 or bfloat16; left out, nothing is changed"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """What a change of dtype did to one tensor.
+
+    Attributes:
+        absolute: the largest error of values that stay finite.
+        relative: the largest, against values other than 0.
+        overflowed: how many finite values are not finite any more.
+    """
+
+    absolute: float
+    relative: float
+    overflowed: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A run of the file's bytes: the head, or a tensor. ``start`` and ``size`` in bytes of the file."""
+
+    start: int
+    size: int
+    data: bytes = b""
+    tensor: Tensor | None = None
+    name: str = ""
+    dtype: str = ""
+
+
+@dataclass(frozen=True)
+class VirtualFile:
+    """A file that is read from a checkpoint as it is asked for.
+
+    Attributes:
+        path: its name.
+        size: bytes.
+    """
+
+    path: str
+    size: int
+    pieces: tuple[_Piece, ...]
+
+    def open(self, offset: int = 0) -> Iterator[memoryview]:
+        """The file's bytes from *offset* on, in chunks of at most 1 MiB, each valid until the next is asked for.
+
+        Raises:
+            CheckpointError: the checkpoint is not what it was when it was opened, or changes meanwhile.
+        """
+        buffer = memoryview(bytearray(CHUNK))
+        return self.read(offset, lambda: buffer)
+
+    def read(
+        self,
+        offset: int,
+        take: Callable[[], memoryview],
+        *,
+        on_cast: Callable[[str, Lost], None] | None = None,
+    ) -> Iterator[memoryview]:
+        """As ``open``, with each chunk in a buffer that *take* gave (its length a multiple of 16 bytes).
+
+        Args:
+            on_cast: called after each chunk whose dtype changed, with the tensor's name and what was lost.
+        """
+        first = max(bisect.bisect_right(self.pieces, offset, key=lambda piece: piece.start) - 1, 0)
+        with Reader() as reader:
+            for piece in self.pieces[first:]:
+                skip = max(offset - piece.start, 0)
+                if skip >= piece.size:
+                    continue
+                if piece.tensor is None:
+                    yield from _copied(piece.data, skip, take)
+                elif piece.dtype != piece.tensor.info.dtype:
+                    yield from _cast(reader, piece, skip, take, on_cast)
+                else:
+                    # Reading starts at whole elements.
+                    extra = skip % 16
+                    for chunk in reader.read(piece.tensor, take, skip - extra):
+                        yield chunk[extra:]
+                        extra = 0
+
+
+def _copied(data: bytes, skip: int, take: Callable[[], memoryview]) -> Iterator[memoryview]:
+    while skip < len(data):
+        view = take()
+        view = view[: min(len(view), len(data) - skip)]
+        view[:] = data[skip : skip + len(view)]
+        skip += len(view)
+        yield view
+
+
+def _cast(
+    reader: Reader,
+    piece: _Piece,
+    skip: int,
+    take: Callable[[], memoryview],
+    on_cast: Callable[[str, Lost], None] | None,
+) -> Iterator[memoryview]:
+    from .tensors import cast, cast_error
+
+    assert piece.tensor is not None
+    source = piece.tensor.info.dtype
+    item = size_of(source, (1,))
+    extra = skip % 16  # whole blocks of 8 elements of 2 bytes
+    buffer = memoryview(bytearray(CHUNK // 2 * item))
+    for chunk in reader.read(piece.tensor, lambda: buffer, (skip - extra) // 2 * item):
+        position = 0
+        while position < len(chunk):
+            view = take()
+            part = chunk[position : position + len(view) // 2 * item]
+            position += len(part)
+            made = cast(part, source, piece.dtype, view)
+            if on_cast is not None:
+                on_cast(piece.name, Lost(*cast_error(part, source, made, piece.dtype)))
+            yield made[extra:]
+            extra = 0
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a checkpoint becomes.
+
+    Attributes:
+        weights: what it is made from.
+        files: what is made.
+        tensors: what is in them, by name, sorted.
+        renamed: names that lost the prefix, in number.
+        dropped: names that were left out.
+        unused: globs of ``drop`` that no name matched.
+    """
+
+    weights: Weights
+    files: tuple[VirtualFile, ...]
+    tensors: tuple[TensorInfo, ...]
+    renamed: int
+    dropped: tuple[str, ...]
+    unused: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the files made."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def source_size(self) -> int:
+        """Bytes of the files it is made from."""
+        return sum(file.size for file in self.weights.files)
+
+    @property
+    def cast(self) -> tuple[str, ...]:
+        """Names of the tensors whose dtype changes."""
+        pieces = (piece for file in self.files for piece in file.pieces)
+        return tuple(sorted(p.name for p in pieces if p.tensor is not None and p.dtype != p.tensor.info.dtype))
+
+
+def convert(path: str | Path, options: Options | None = None, *, name: str = "") -> Conversion:
+    """The safetensors file that the checkpoint at *path* becomes. No tensor is read yet.
+
+    Args:
+        name: of the file; where left out, that of the checkpoint with ``.safetensors`` for its own ending
+            (``model.safetensors`` for a folder or shards).
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, or no tensor is left, or two have one name.
+        LocalResourceError: a pickled checkpoint or a change of dtype, and no torch.
+    """
+    options = options or Options()
+    weights = open_weights(path, options.key)
+    if not name:
+        name = "" if weights.format == "sharded" or Path(path).is_dir() else Path(path).name
+        while name.endswith(_SUFFIXES):
+            name = name[: name.rindex(".")]
+        name = f"{name or 'model'}.safetensors"
+    return convert_weights(weights, options, name=name)
+
+
+def convert_weights(weights: Weights, options: Options, *, name: str = "model.safetensors") -> Conversion:
+    """As ``convert``, of weights that are open already (``options.key`` has no part in it)."""
+    chosen: dict[str, Tensor] = {}
+    dropped: list[str] = []
+    renamed = 0
+    used: set[str] = set()
+    for tensor in weights.tensors:
+        short = tensor.name.removeprefix(options.strip_prefix)
+        renamed += short != tensor.name
+        matching = {pattern for pattern in options.drop if fnmatchcase(short, pattern)}
+        used |= matching
+        if matching:
+            dropped.append(short)
+        elif short in chosen:
+            raise CheckpointError(
+                f"checkpoint: two tensors are called {printable(short, 200)!r} without {options.strip_prefix!r}"
+            )
+        else:
+            chosen[short] = tensor
+    if not chosen:
+        raise CheckpointError("checkpoint: no tensor is left", hint="drop matches all of them")
+    target = _DTYPES[options.dtype]
+    dtypes = {
+        key: target if target and tensor.info.dtype in _FLOATING else tensor.info.dtype
+        for key, tensor in chosen.items()
+    }
+    head, entries = layout((key, dtypes[key], tensor.info.shape) for key, tensor in chosen.items())
+    pieces = [_Piece(0, len(head), head)]
+    pieces += [
+        _Piece(len(head) + e.begin, e.end - e.begin, tensor=chosen[e.name], name=e.name, dtype=e.dtype) for e in entries
+    ]
+    size = pieces[-1].start + pieces[-1].size
+    infos = sorted(
+        (TensorInfo(e.name, e.dtype, e.shape, e.end - e.begin) for e in entries), key=lambda info: info.name.encode()
+    )
+    unused = tuple(pattern for pattern in options.drop if pattern not in used)
+    return Conversion(weights, (VirtualFile(name, size, tuple(pieces)),), tuple(infos), renamed, tuple(dropped), unused)
+
+
+def write(
+    conversion: Conversion,
+    target: Path,
+    *,
+    force: bool = False,
+    on_write: Callable[[int], None] | None = None,
+) -> dict[str, Lost]:
+    """Write the one file of *conversion* to *target*, whole or not at all.
+
+    It is written beside *target* under another name and then renamed.
+
+    Args:
+        force: write over a file that is there; never over one that is converted.
+        on_write: called with the number of bytes just written.
+
+    Returns:
+        name -> what was lost, for each tensor whose dtype changed.
+
+    Raises:
+        ConfigurationError: *target* is there already, or is what is converted, or is no place for a file.
+        LocalResourceError: no room, or no permission.
+        CheckpointError: the checkpoint changed meanwhile.
+    """
+    (file,) = conversion.files
+    _may_write(conversion, target, force)
+    lost: dict[str, Lost] = {}
+
+    def note(name: str, more: Lost) -> None:
+        old = lost.get(name, Lost(0.0, 0.0, 0))
+        lost[name] = Lost(
+            max(old.absolute, more.absolute), max(old.relative, more.relative), old.overflowed + more.overflowed
+        )
+
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    buffer = memoryview(bytearray(CHUNK))
+    try:
+        try:
+            with temporary.open("xb", buffering=0) as stream:
+                for chunk in file.read(0, lambda: buffer, on_cast=note):
+                    _write_all(stream.fileno(), chunk)
+                    if on_write is not None:
+                        on_write(len(chunk))
+                os.fsync(stream.fileno())
+            _may_write(conversion, target, force)  # it took a while
+            if force:
+                temporary.replace(target)
+            else:
+                _put(temporary, target)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+    except OSError as error:
+        hint = f"it takes {file.size} bytes" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise LocalResourceError(f"{target}: cannot be written: {error.strerror}", hint=hint) from None
+    return lost
+
+
+def _write_all(handle: int, chunk: memoryview) -> None:
+    while chunk:
+        chunk = chunk[os.write(handle, chunk) :]
+
+
+def _put(temporary: Path, target: Path) -> None:
+    """Rename, but never over a file that came meanwhile."""
+    try:
+        target.hardlink_to(temporary)
+    except FileExistsError:
+        raise _exists(target) from None
+    except OSError:  # a file system without hard links
+        temporary.rename(target)
+
+
+def _exists(target: Path) -> ConfigurationError:
+    return ConfigurationError(f"{target} is there already", hint="--force writes over it")
+
+
+def _may_write(conversion: Conversion, target: Path, force: bool) -> None:
+    if target.is_dir() or not target.parent.is_dir():
+        what = "is a folder" if target.is_dir() else "has no folder to be in"
+        raise ConfigurationError(f"{target} {what}", hint="name the file to be written")
+    if not target.exists():
+        if target.is_symlink() and not force:
+            raise _exists(target)
+        return
+    if any(file.source.exists() and target.samefile(file.source) for file in conversion.weights.files):
+        raise ConfigurationError(f"{target} is what is converted: it is not written over", hint="name another file")
+    if not force:
+        raise _exists(target)
+
+
+def largest(lost: dict[str, Lost], count: int) -> Sequence[tuple[str, Lost]]:
+    """The *count* tensors that lost most: overflowed first, then by absolute error."""
+    return sorted(lost.items(), key=lambda item: (-item[1].overflowed, -item[1].absolute, item[0]))[:count]

@@ -1,0 +1,265 @@
+"""Weights as values: which tensors, and where in which files the bytes of each are.
+
+A tensor's *canonical bytes* are its elements in row-major order (C-contiguous), little-endian, one after another:
+what safetensors stores. They are read from the file piece by piece, never as a whole, by ``pread``: a file that
+is cut while it is read gives an error, where a mapping would end the process (SIGBUS).
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from ..errors import CheckpointError, printable
+from .files import File
+
+__all__ = ["CHUNK", "Extent", "Extra", "Reader", "Tensor", "TensorInfo", "View", "Weights"]
+
+CHUNK = 1024 * 1024  # bytes a read; larger ones fall out of the processor's cache between read and use
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """What a tensor is, without its values.
+
+    Attributes:
+        name: as in the state dict.
+        dtype: as safetensors calls it: F32, BF16, I64, BOOL, … (and C128 and others it does not know).
+        shape: in elements.
+        nbytes: bytes of its elements.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+    @property
+    def elements(self) -> int:
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """How a tensor that is not C-contiguous lies in its storage: shape and strides in items of ``itemsize`` bytes."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    itemsize: int
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Where a tensor's elements are.
+
+    Attributes:
+        file: the file.
+        offset: of the first element, in bytes from the start of the file.
+        size: bytes from the first element to the end of the last one in the file.
+        view: None where the bytes there are the canonical ones.
+        swap: bytes of a word to be reversed (written on a big-endian machine); 0 for none.
+    """
+
+    file: File
+    offset: int
+    size: int
+    view: View | None = None
+    swap: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A tensor: what it is, and where."""
+
+    info: TensorInfo
+    extent: Extent
+
+    @property
+    def name(self) -> str:
+        return self.info.name
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """Something in the file that is not weights: an optimizer, an epoch, the state of a random generator.
+
+    Attributes:
+        name: dotted path in the object.
+        kind: what it is, in words.
+        nbytes: bytes of tensor storage and strings that are in the file for it alone.
+    """
+
+    name: str
+    kind: str
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The tensors of a checkpoint, sorted by the UTF-8 bytes of their names.
+
+    Attributes:
+        files: what they are read from.
+        format: torch (ZIP), legacy, safetensors, or sharded.
+        key: the part of the object that they were taken from; "" for the whole.
+        extras: what else is in the file.
+    """
+
+    tensors: tuple[Tensor, ...]
+    files: tuple[File, ...]
+    format: str
+    key: str = ""
+    extras: tuple[Extra, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Canonical bytes of all tensors."""
+        return sum(tensor.info.nbytes for tensor in self.tensors)
+
+    @property
+    def parameters(self) -> int:
+        """Elements of all tensors, buffers included."""
+        return sum(tensor.info.elements for tensor in self.tensors)
+
+    @property
+    def shared(self) -> tuple[tuple[str, ...], ...]:
+        """Groups of tensors that have bytes of a file in common."""
+        groups = (tuple(sorted(tensor.name for tensor in group)) for group in self._overlapping())
+        return tuple(sorted(group for group in groups if len(group) > 1))
+
+    @property
+    def stored(self) -> int:
+        """Bytes of the files that the tensors lie in: less than ``nbytes`` where they share or repeat some."""
+        return sum(
+            max(tensor.extent.offset + tensor.extent.size for tensor in group) - group[0].extent.offset
+            for group in self._overlapping()
+        )
+
+    def _overlapping(self) -> list[list[Tensor]]:
+        by_file: dict[Path, list[Tensor]] = defaultdict(list)
+        for tensor in self.tensors:
+            if tensor.extent.size:
+                by_file[tensor.extent.file.source].append(tensor)
+        groups: list[list[Tensor]] = []
+        for tensors in by_file.values():
+            end = 0
+            for tensor in sorted(tensors, key=lambda t: (t.extent.offset, -t.extent.size, t.name.encode())):
+                if tensor.extent.offset >= end:
+                    groups.append([])
+                groups[-1].append(tensor)
+                end = max(end, tensor.extent.offset + tensor.extent.size)
+        return groups
+
+
+class Reader:
+    """Reads tensors, from any number of threads; a context manager that closes its files.
+
+    Raises, on opening, reading and at the end:
+        CheckpointError: a file cannot be read, or is not what it was when it was found.
+    """
+
+    def __init__(self) -> None:
+        self._handles: dict[Path, tuple[File, int]] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                for file, handle in self._handles.values():
+                    _same(file, handle)
+        finally:
+            for _, handle in self._handles.values():
+                os.close(handle)
+            self._handles.clear()
+
+    def handle(self, file: File) -> int:
+        """The file, open: checked to be the one that was found."""
+        with self._lock:
+            if file.source not in self._handles:
+                try:
+                    handle = os.open(file.source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+                except OSError as error:
+                    raise CheckpointError(f"checkpoint: {printable(file.path)}: {error.strerror}") from None
+                self._handles[file.source] = (file, handle)
+                _same(file, handle)
+            return self._handles[file.source][1]
+
+    def fill(self, file: File, view: memoryview, offset: int) -> None:
+        """Fill *view* with the file's bytes from *offset* on."""
+        handle = self.handle(file)
+        done = 0
+        while done < len(view):
+            try:
+                count = os.preadv(handle, [view[done:]], offset + done)
+            except OSError as error:
+                raise CheckpointError(f"checkpoint: {printable(file.path)}: cannot be read: {error.strerror}") from None
+            if count == 0:
+                raise _changed(file)
+            done += count
+
+    def read(self, tensor: Tensor, take: Callable[[], memoryview], start: int = 0) -> Iterator[memoryview]:
+        """The tensor's canonical bytes from byte *start* on, each chunk in a buffer that *take* gave.
+
+        *start* and the buffers' lengths are multiples of 16 bytes, or of the dtype's size.
+        """
+        extent = tensor.extent
+        if extent.view is None:
+            position, end = extent.offset + start, extent.offset + tensor.info.nbytes
+            while position < end:
+                view = take()
+                view = view[: min(len(view), end - position)]
+                self.fill(extent.file, view, position)
+                position += len(view)
+                yield _swapped(view, extent.swap)
+            return
+        from .tensors import gather
+
+        for block in gather(lambda view, offset: self.fill(extent.file, view, offset), extent, start):
+            position = 0
+            while position < len(block):
+                view = take()
+                view = view[: min(len(view), len(block) - position)]
+                view[:] = block[position : position + len(view)]
+                position += len(view)
+                yield _swapped(view, extent.swap)
+
+
+_WORDS = {array.array(code).itemsize: code for code in "QLIH"}
+
+
+def _swapped(view: memoryview, word: int) -> memoryview:
+    if word:
+        words = array.array(_WORDS[word])
+        words.frombytes(view)
+        words.byteswap()
+        view[:] = words.tobytes()
+    return view
+
+
+def _same(file: File, handle: int) -> None:
+    now = os.fstat(handle)
+    then = file.identity
+    # Not ctime: a hard link made or removed meanwhile changes it, and the content is the same.
+    if (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns) != (then.device, then.inode, then.size, then.mtime):
+        raise _changed(file)
+
+
+def _changed(file: File) -> CheckpointError:
+    return CheckpointError(
+        f"checkpoint: {printable(file.path)} changed while it was read",
+        hint="try again when it is no longer written to; write checkpoints to another name and rename them",
+    )

@@ -1,0 +1,273 @@
+"""The checkpoint's layers to a registry: several at a time, each once a machine, gone on with where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from ..checkpoint import Blueprint, Packer
+from ..checkpoint.pack import FORMAT_VERSION
+from ..events import Listener, Note, Transfer
+from ..oci import MEDIA, Descriptor, Digest, Layer
+from ..registry import Repository, Standing, UploadDropped
+from ..state import State
+from .base import Sent, Stopped
+
+__all__ = ["LAYER_JOBS", "Again", "Beside", "Sending"]
+
+T = TypeVar("T")
+
+LAYER_JOBS = 4  # uploads at a time: docs/reliability.md, "How many at a time"
+# A layer below this is hashed before it is sent: that takes under 0.1 s, and saves an upload for nothing.
+_HASH_FIRST = 64 * 1024 * 1024  # bytes
+_SAMPLES, _SAMPLE_SIZE = 16, 4096
+_UPLOAD = "upload"  # kind of record
+_SESSION_LIFE = 6 * 24 * 3600  # seconds; distribution purges uploads after a week
+_LOCK_PAUSE = 0.1  # seconds between two looks at a lock
+
+
+class Sending:
+    """One run's layers on their way into *repository*. ``jobs``: how many at a time."""
+
+    def __init__(self, repository: Repository, state: State, packer: Packer, listener: Listener, jobs: int) -> None:
+        self._repository = repository
+        self._state = state
+        self._packer = packer
+        self._listener = listener
+        self._jobs = jobs
+
+    def run(self, stopped: Callable[[], bool]) -> Sent:
+        """Send what is not there yet, while it is hashed.
+
+        Raises:
+            Stopped: *stopped* said so; what arrived is kept for the next run.
+            LayerkitError: what the first failing layer raised.
+        """
+        self._forget_old_sessions()
+        found: dict[int, _Outcome] = {}
+        left, lock, failed = list(reversed(range(len(self._packer.blueprints)))), threading.Lock(), threading.Event()
+
+        def work() -> None:
+            try:
+                while True:
+                    with lock:
+                        if not left:
+                            return
+                        index = left.pop()
+                    found[index] = self._send_layer(index, lambda: stopped() or failed.is_set())
+            except BaseException:
+                failed.set()
+                raise
+
+        # One after the other in the order in which they are hashed; the hash is ahead of the line, if not of the disk.
+        workers = [Beside(work) for _ in self._packer.blueprints[: self._jobs]]
+        errors = [error for worker in workers if (error := worker.wait()) is not None]
+        # What failed first has stopped the others.
+        for error in sorted(errors, key=lambda error: isinstance(error, Stopped)):
+            raise error
+        outcomes = [found[index] for index in sorted(found)]
+        return Sent(
+            tuple(outcome.layer for outcome in outcomes),
+            sum(outcome.layer.descriptor.size for outcome in outcomes if not outcome.there),
+            sum(outcome.layer.descriptor.size for outcome in outcomes if outcome.there),
+            sum(outcome.dropped for outcome in outcomes),
+            frozenset(outcome.layer.descriptor.digest for outcome in outcomes if not outcome.there),
+        )
+
+    def _send_layer(self, index: int, stopped: Callable[[], bool]) -> _Outcome:
+        blueprint = self._packer.blueprints[index]
+        label = blueprint.files[0].path if len(blueprint.files) == 1 else f"{len(blueprint.files)} files"
+        sample = _sample(blueprint)
+        transfer = _Upload(self._repository, self._packer, index, label, self._listener, stopped)
+        told = False
+
+        def wait() -> None:
+            nonlocal told
+            if stopped():
+                raise Stopped
+            if not told:
+                self._listener(Note(f"{label}: another build on this machine sends it; waiting for that"))
+                told = True
+            time.sleep(_LOCK_PAUSE)
+
+        dropped = 0
+        with self._state.alone(f"{self._repository.name} {sample}", wait) as waited:
+            if waited or blueprint.size < _HASH_FIRST or self._state.get("sample", sample):
+                self._packer.digest(index)
+            there = transfer.cancelled()
+            try:
+                if not there:
+                    journal = _Journal(self._state, self._repository.name, blueprint)
+                    self._repository.upload(transfer, progress=transfer.progress, journal=journal)
+            except UploadDropped:
+                there = True
+                dropped = transfer.done
+            digest = self._packer.digest(index)
+            self._state.put("sample", sample, str(digest))
+        self._listener(Transfer(transfer.id, label, blueprint.size, blueprint.size, "dropped" if there else "finished"))
+        return _Outcome(blueprint.layer(digest), there, dropped)
+
+    def _forget_old_sessions(self) -> None:
+        for key, value in self._state.all(_UPLOAD).items():
+            if not isinstance(value, dict) or not _recent(value.get("time")):
+                self._state.drop(_UPLOAD, key)
+
+
+class Beside(Generic[T]):
+    """Work in a thread that does not keep the process alive: Ctrl-C need not wait for a silent registry."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._work = work
+        self._done: list[T] = []
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="layerkit-registry", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._done.append(self._work())
+        except BaseException as error:  # noqa: BLE001 - raised again where the result is asked for
+            self._error = error
+
+    def wait(self) -> BaseException | None:
+        """What it raised, once it has ended."""
+        self._thread.join()
+        return self._error
+
+    def result(self) -> T:
+        if (error := self.wait()) is not None:
+            raise error
+        return self._done[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Content whose digest is known, to be sent whatever the registry says that it has."""
+
+    known: Digest
+    size: int
+    read: Callable[[int], Iterator[memoryview | bytes]]
+
+    @classmethod
+    def of(cls, data: bytes) -> Again:
+        return cls(Digest.of(data), len(data), lambda offset: iter([data[offset:]]))
+
+    def open(self, offset: int = 0) -> Iterator[memoryview | bytes]:
+        return self.read(offset)
+
+    def digest(self) -> Digest:
+        return self.known
+
+    def cancelled(self) -> bool:
+        return False
+
+
+class _Upload:
+    """A layer as the registry client wants it: size, bytes from any offset, and a digest that comes later."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        packer: Packer,
+        index: int,
+        label: str,
+        listener: Listener,
+        stopped: Callable[[], bool],
+    ) -> None:
+        self.size = packer.blueprints[index].size
+        self.id = f"checkpoint-{index}"
+        self.done = 0
+        self._repository = repository
+        self._packer = packer
+        self._index = index
+        self._label = label
+        self._listener = listener
+        self._stopped = stopped
+        self._asked: bool | None = None
+
+    def open(self, offset: int = 0) -> Iterator[memoryview]:
+        return self._packer.blueprints[self._index].open(offset)
+
+    def digest(self) -> Digest:
+        return self._packer.digest(self._index)
+
+    def cancelled(self) -> bool:
+        """The layer turned out to be there, or cannot be hashed; asked between chunks.
+
+        Raises:
+            Stopped: the run was stopped. The upload is left as it stands, for the next one.
+        """
+        if self._stopped():
+            raise Stopped
+        if self._packer.failed:
+            return True
+        if self._asked is None and (digest := self._packer.known(self._index)) is not None:
+            self._asked = self._repository.present(Descriptor(MEDIA.LAYER, digest, self.size))
+        return bool(self._asked)
+
+    def progress(self, done: int) -> None:
+        note = "starting again" if done < self.done else ""
+        self.done = done
+        self._listener(Transfer(self.id, self._label, done, self.size, note=note))
+
+
+class _Journal:
+    """Where the upload of one layer stands, in the state folder.
+
+    A layer is known again by the identities of its files (device, inode, size, times), the rest of its tar and
+    the repository that it goes to: a file that was written to since gets another key, and is never gone on with.
+    """
+
+    def __init__(self, state: State, repository: str, blueprint: Blueprint) -> None:
+        self._state = state
+        whole = hashlib.sha256(f"{repository} {FORMAT_VERSION} {blueprint.size}".encode())
+        for piece in blueprint.pieces:
+            whole.update(piece.data or f"{piece.start} {piece.size} {piece.file and piece.file.identity}".encode())
+        self._key = whole.hexdigest()
+
+    def load(self) -> Standing | None:
+        value = self._state.get(_UPLOAD, self._key)
+        try:
+            if _recent(value["time"]):
+                return Standing(str(value["url"]), int(value["held"]), int(value["least_chunk"]))
+        except (TypeError, KeyError, ValueError):
+            pass
+        return None
+
+    def save(self, standing: Standing) -> None:
+        value = {"url": standing.url, "held": standing.held, "least_chunk": standing.least_chunk, "time": time.time()}
+        self._state.put(_UPLOAD, self._key, value)
+
+    def clear(self) -> None:
+        self._state.drop(_UPLOAD, self._key)
+
+
+def _recent(moment: Any) -> bool:
+    return isinstance(moment, int | float) and 0 <= time.time() - moment < _SESSION_LIFE
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What became of one layer. ``there``: it was there; ``dropped``: bytes sent before that was known."""
+
+    layer: Layer
+    there: bool
+    dropped: int
+
+
+def _sample(blueprint: Blueprint) -> str:
+    """A hash of a few places of the layer: the same for the same layer, and read in no time.
+
+    It proves nothing, and decides only whether to hash before sending: weights swapped back to earlier ones
+    should not be sent and dropped, new weights should not wait.
+    """
+    state = hashlib.sha256(f"{blueprint.size} {blueprint.created_by}".encode())
+    for number in range(_SAMPLES):
+        for chunk in blueprint.open(max(0, (blueprint.size - _SAMPLE_SIZE) * number // (_SAMPLES - 1))):
+            state.update(chunk[:_SAMPLE_SIZE])
+            break
+    return state.hexdigest()

@@ -1,0 +1,4 @@
+ARG BASE
+FROM ${BASE}
+COPY . /app
+RUN pip install torch

@@ -1,0 +1,3 @@
+FROM python:3.11-slim
+COPY secret/key.bin /key
+COPY secret /keys/

@@ -1,0 +1,13 @@
+MAINTAINER nobody
+ARG
+FROM python:3.11-slim
+NOSUCH thing
+COPY
+COPY one
+ENV
+USER
+WORKDIR
+EXPOSE eighty
+RUN
+HEALTHCHECK NONE
+SHELL ["/bin/bash", "-c"]
