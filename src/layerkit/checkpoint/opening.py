@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import CheckpointError, printable
-from .archive import LEGACY_MAGIC, ZIP_MAGIC, Legacy, read_archive, read_legacy
+from .archive import LEGACY_MAGIC, ZIP_MAGIC, Archive, Legacy, read_archive, read_legacy
 from .files import File, find
 from .objects import Leaf
 from .safetensors import INDEX_NAME, MAX_HEADER, header_size, parse_header, parse_index
@@ -94,21 +94,28 @@ def identify(file: File) -> str:
     """The format of one file, from its first bytes (a safetensors file also from its name).
 
     Raises:
-        CheckpointError: it cannot be read.
+        CheckpointError: it cannot be read, or is a damaged archive.
     """
+    return _identify(file)[0]
+
+
+def _identify(file: File) -> tuple[str, Archive | None]:
+    """The format, and what was read of a ZIP archive to know it."""
     with Reader() as reader:
         start = os.pread(reader.handle(file), 512, 0)
     if start.startswith(ZIP_MAGIC):
         with Reader() as reader:
-            return read_archive(reader.handle(file), file.size, file.path).kind
+            archive = read_archive(reader.handle(file), file.size, file.path)
+        return archive.kind, archive
     if start.startswith(LEGACY_MAGIC):
-        return "legacy"
+        return "legacy", None
     length = int.from_bytes(start[:8], "little")
     if file.path.endswith(".safetensors") or (length <= min(MAX_HEADER, file.size - 8) and start[8:9] == b"{"):
-        return "safetensors"
+        return "safetensors", None
     if start[257:262] == b"ustar":
-        return "tar"
-    return "pickle" if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") else "unknown"
+        return "tar", None
+    pickled = start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+    return "pickle" if pickled else "unknown", None
 
 
 class _Opening:
@@ -119,6 +126,7 @@ class _Opening:
         self.index: Mapping[str, frozenset[str]] = {}
         self.files: tuple[File, ...] = ()
         self.format = ""
+        self.archives: dict[File, Archive] = {}
         place = Path(path).expanduser()
         try:
             self._look(place)
@@ -134,7 +142,7 @@ class _Opening:
                 self._file(place / name)
                 return
         files = [_named(entry) for entry in sorted(place.iterdir()) if _is_regular(entry)]
-        kinds = {file: identify(file) for file in files}
+        kinds = {file: self._kind(file) for file in files}
         # A folder of the hub may have both: safetensors is what is loaded from it.
         for group in (("safetensors",), ("torch", "legacy")):
             chosen = [file for file in files if kinds[file] in group]
@@ -149,10 +157,16 @@ class _Opening:
                 return
         self.files, self.format = tuple(files), "folder"
 
+    def _kind(self, file: File) -> str:
+        kind, archive = _identify(file)
+        if archive is not None:
+            self.archives[file] = archive
+        return kind
+
     def _file(self, place: Path) -> None:
         file = _named(place)
         if not place.name.endswith(".index.json"):
-            self.files, self.format = (file,), identify(file)
+            self.files, self.format = (file,), self._kind(file)
             return
         self.index = parse_index(_head(file, 0, _bounded(file)), file.path)
         self.files = (file, *(_named(place.parent / name) for name in self.index))
@@ -160,8 +174,8 @@ class _Opening:
 
     def weights(self) -> Weights:
         if self.format != "sharded":
-            return _one(self.files[0], self.format, self.key)
-        shards = [_one(file, identify(file), self.key) for file in self.files[1:]]
+            return self._one(self.files[0], self.format)
+        shards = [self._one(file, self._kind(file)) for file in self.files[1:]]
         for file, shard in zip(self.files[1:], shards, strict=True):
             there, named = {tensor.name for tensor in shard.tensors}, self.index[file.path]
             if there != named:
@@ -174,18 +188,25 @@ class _Opening:
         tensors = [tensor for shard in shards for tensor in shard.tensors]
         return _made(tensors, self.files, "sharded", "", [extra for shard in shards for extra in shard.extras])
 
+    def _one(self, file: File, kind: str) -> Weights:
+        if kind == "safetensors":
+            return _safetensors(file, self.key)
+        if kind not in ("torch", "legacy"):
+            raise CheckpointError(f"checkpoint: {printable(file.path)}: {_NAMES[kind]}")
+        return _pickled(file, self.archives.get(file), self.key)
+
     def unsafe(self) -> tuple[str, ...]:
         """Globals beyond the safe list, of all pickles."""
         from .tensors import unsafe_globals
 
         found: set[str] = set()
         for file in self.files[1:] if self.format == "sharded" else self.files:
-            kind = identify(file)
-            if kind in ("torch", "legacy"):
+            kind = self._kind(file)
+            if kind == "torch":
+                found.update(unsafe_globals(self.archives[file].pickle))
+            elif kind == "legacy":
                 with Reader() as reader:
-                    handle = reader.handle(file)
-                    read = read_archive if kind == "torch" else read_legacy
-                    found.update(unsafe_globals(read(handle, file.size, file.path).pickle))
+                    found.update(unsafe_globals(read_legacy(reader.handle(file), file.size, file.path).pickle))
         return tuple(sorted(found))
 
 
@@ -216,42 +237,37 @@ def _head(file: File, offset: int, length: int) -> bytes:
         return bytes(buffer)
 
 
-def _one(file: File, kind: str, key: str) -> Weights:
-    if kind == "safetensors":
-        if key:
-            raise CheckpointError(
-                f"checkpoint: {printable(file.path)}: no {printable(key, 200)!r} in it: safetensors has tensors only",
-                hint="leave the key out",
-            )
-        length = header_size(_head(file, 0, min(8, file.size)), file_size=file.size, where=file.path)
-        entries = parse_header(_head(file, 8, length), data_size=file.size - 8 - length, where=file.path)
-        tensors = [
-            Tensor(
-                TensorInfo(entry.name, entry.dtype, entry.shape, entry.end - entry.begin),
-                Extent(file, 8 + length + entry.begin, entry.end - entry.begin),
-            )
-            for entry in entries
-        ]
-        return _made(tensors, (file,), kind, "", ())
-    if kind not in ("torch", "legacy"):
-        raise CheckpointError(f"checkpoint: {printable(file.path)}: {_NAMES[kind]}")
-    return _pickled(file, kind, key)
+def _safetensors(file: File, key: str) -> Weights:
+    if key:
+        raise CheckpointError(
+            f"checkpoint: {printable(file.path)}: no {printable(key, 200)!r} in it: safetensors has tensors only",
+            hint="leave the key out",
+        )
+    length = header_size(_head(file, 0, min(8, file.size)), file_size=file.size, where=file.path)
+    entries = parse_header(_head(file, 8, length), data_size=file.size - 8 - length, where=file.path)
+    tensors = [
+        Tensor(
+            TensorInfo(entry.name, entry.dtype, entry.shape, entry.end - entry.begin),
+            Extent(file, 8 + length + entry.begin, entry.end - entry.begin),
+        )
+        for entry in entries
+    ]
+    return _made(tensors, (file,), "safetensors", "", ())
 
 
-def _pickled(file: File, kind: str, key: str) -> Weights:
+def _pickled(file: File, archive: Archive | None, key: str) -> Weights:
     from .select import select
     from .tensors import unpickle
 
-    with Reader() as reader:
-        handle = reader.handle(file)
-        if kind == "legacy":
+    if archive is not None:
+        loaded, big_endian = unpickle(archive.pickle, file.path), archive.big_endian
+        places = dict(archive.storages or {})
+    else:
+        with Reader() as reader:
+            handle = reader.handle(file)
             old = read_legacy(handle, file.size, file.path)
             loaded, big_endian = unpickle(old.pickle, file.path), False
             places = _legacy_places(old, loaded.storages, handle, file)
-        else:
-            archive = read_archive(handle, file.size, file.path)
-            loaded, big_endian = unpickle(archive.pickle, file.path), archive.big_endian
-            places = dict(archive.storages or {})
     for name, (size, _) in loaded.storages.items():
         if size and (name not in places or places[name][1] != size):
             raise CheckpointError(
@@ -266,7 +282,7 @@ def _pickled(file: File, kind: str, key: str) -> Weights:
         word = stored.itemsize // 2 if stored.dtype in ("C64", "C128", "C32") else stored.itemsize
         extent = Extent(file, offset, stored.size, view, word if big_endian and word > 1 else 0)
         tensors.append(Tensor(TensorInfo(name, stored.dtype, stored.shape, stored.nbytes), extent))
-    return _made(tensors, (file,), kind, selection.key, selection.extras)
+    return _made(tensors, (file,), "legacy" if archive is None else "torch", selection.key, selection.extras)
 
 
 def _legacy_places(

@@ -109,7 +109,7 @@ def unpickle(pickle: bytes, where: str) -> Loaded:
     def storage(identifier: Any) -> Any:
         kind, of, key, _location, count, *view = identifier
         dtype = torch.uint8 if of is torch.UntypedStorage else of.dtype
-        item = torch.empty(0, dtype=dtype, device="meta").element_size()
+        item = dtype.itemsize
         name, start = (str(key), ""), 0
         if kind != "storage" or type(count) is not int or count < 0:
             raise ValueError("a storage of no size")

@@ -12,15 +12,9 @@ from typing import Any
 import pytest
 
 from layerkit.checkpoint.safetensors import layout
-from layerkit.cli.app import cli
 from layerkit.cli.checkpoint import checkpoint
 
 from .conftest import Run
-
-
-@pytest.fixture(autouse=True)
-def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(cli.commands, "checkpoint", checkpoint)
 
 
 def write(path: str = "m.safetensors") -> Path:
