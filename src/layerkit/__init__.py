@@ -31,8 +31,9 @@ if TYPE_CHECKING:
         TransientError,
     )
     from .events import Event, Listener, Note, Phase, Step, StepLog, Transfer
+    from .forecast import Outcome, outcomes
     from .pipeline import build, plan
-    from .planner import LayerPlan, Plan
+    from .planner import Estimate, LayerPlan, Plan
     from .project import Builder, Cache, Checkpoint, Code, Dependencies, Image, Project, Secret, load, schema
     from .results import LayerResult, Result
     from .settings import Settings
@@ -48,6 +49,7 @@ __all__ = [
     "ConfigurationError",
     "ConflictError",
     "Dependencies",
+    "Estimate",
     "Event",
     "Image",
     "IntegrityError",
@@ -57,6 +59,7 @@ __all__ = [
     "Listener",
     "LocalResourceError",
     "Note",
+    "Outcome",
     "Phase",
     "Plan",
     "Project",
@@ -72,6 +75,7 @@ __all__ = [
     "build",
     "load",
     "load_weights",
+    "outcomes",
     "plan",
     "schema",
 ]
@@ -81,8 +85,9 @@ _MODULES = {
     "errors": "AuthenticationError BuildError CheckpointError ConfigurationError ConflictError IntegrityError"
     " LayerkitError LocalResourceError RefusedError TransientError",
     "events": "Event Listener Note Phase Step StepLog Transfer",
+    "forecast": "Outcome outcomes",
     "pipeline": "build plan",
-    "planner": "LayerPlan Plan",
+    "planner": "Estimate LayerPlan Plan",
     "project": "Builder Cache Checkpoint Code Dependencies Image Project Secret load schema",
     "results": "LayerResult Result",
     "settings": "Settings",

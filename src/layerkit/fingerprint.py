@@ -25,12 +25,15 @@ from .runtime import (
     generate,
     read_requirements,
 )
+from .runtime.requirements import Entry
 from .state import Identity, State
 
-__all__ = ["Base", "CheckpointInputs", "Inputs", "fingerprint", "hash_file"]
+__all__ = ["REQUIREMENT", "Base", "CheckpointInputs", "Inputs", "fingerprint", "hash_file"]
 
 FORMAT_VERSION = 1  # of what a runtime key means: raised when the same inputs would build another image
 _CHUNK = 1024 * 1024  # bytes
+_MOST_NAMED = 300
+REQUIREMENT = "requirement "
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,7 @@ class Inputs:
         wheels: name -> sha256 of the wheel folder.
         bases: external images by reference; the one that the image itself starts from is first.
         platforms: as in linux/amd64; never empty.
+        requirements: what the requirements file asks for, where layerkit writes the Dockerfile.
     """
 
     project: Project
@@ -108,6 +112,7 @@ class Inputs:
     platforms: tuple[str, ...]
     checkpoint: CheckpointInputs | None
     source_date_epoch: int | None = None
+    requirements: tuple[Entry, ...] = ()
 
     def runtime_key(self, platform: str) -> str:
         """The key of the runtime image for *platform*: 40 hex digits over everything that decides its content.
@@ -135,17 +140,21 @@ class Inputs:
     def summary(self) -> dict[str, dict[str, str]]:
         """role -> input -> short digest: kept with the image, so that a later plan can say what changed.
 
-        Over 300 code files are summed up as one, for a manifest is no place for a list of files.
+        Over 300 of a kind are summed up as one, for a manifest is no place for a list of files.
         """
         code = {f.path: self._short(f) for f in self.files if f.path not in self.dependency_files}
-        if len(code) > 300:
+        if len(code) > _MOST_NAMED:
             code = {f"{len(code)} files": Digest.of(dump(code)).short}
         dependencies = {f.path: self._short(f) for f in self.files if f.path in self.dependency_files}
         if self.wheels:
             dependencies["wheels"] = Digest.of(dump({n: str(d) for n, d in self.wheels.items()})).short
+        if len(self.requirements) <= _MOST_NAMED:
+            for entry in self.requirements:
+                dependencies[f"{REQUIREMENT}{entry.name or entry.text}"] = _wanted(entry)
+        dependencies |= {f"apt {name}": "" for name in self.project.dependencies.apt}
         instructions = {"Dockerfile": Digest.of(self.dockerfile.encode()).short}
-        if self.project.builder.args:
-            instructions["build arguments"] = Digest.of(dump(dict(self.project.builder.args))).short
+        for name, value in self.project.builder.args.items():
+            instructions[f"argument {name}"] = Digest.of(value.encode()).short  # a value may be somebody's business
         return {
             "base": {name: base.digest.short if base.digest else "" for name, base in self.bases.items()},
             "dependencies": dependencies,
@@ -156,6 +165,13 @@ class Inputs:
     def _short(self, file: ContextFile) -> str:
         digest = self.digests.get(file.path)
         return digest.short if digest else file.link
+
+
+def _wanted(entry: Entry) -> str:
+    """What a requirement says beside its name: ``==2.0``, and which hashes where it has some."""
+    text, hashes, rest = entry.text.partition(" --hash=")
+    text = text[len(entry.name) :].strip() if text.lower().startswith(entry.name) else text
+    return f"{text} (hashes {Digest.of(rest.encode()).short})" if hashes else text
 
 
 def hash_file(path: Path) -> Digest:
@@ -217,6 +233,7 @@ def fingerprint(
         if project.checkpoint is not None:
             copy = find_checkpoint_copy(text, target_stage=project.image.target, args=project.builder.args)
         dependency_files: frozenset[str] = frozenset()
+        requirements = None
     else:
         requirements = read_requirements(project)
         text = generate(project, requirements, includes=find_includes(project))
@@ -235,6 +252,7 @@ def fingerprint(
         platforms,
         checkpoint,
         source_date_epoch,
+        requirements.installed if requirements else (),
     )
 
 

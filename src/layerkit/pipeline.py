@@ -25,6 +25,7 @@ from .engine import BakeResult, Engine
 from .errors import ConfigurationError, LayerkitError, RefusedError
 from .events import Listener, Note, Phase, silent
 from .fingerprint import Inputs, fingerprint
+from .forecast import Rates, estimate, learn
 from .oci import Digest, Platform, Reference
 from .planner import ROLES, Plan
 from .planner import plan as decide
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from .registry import Client
 
 __all__ = ["Request", "Session", "bake_definition", "build", "plan"]
+
+_RATES = "rates"  # kind of record
 
 
 def plan(
@@ -79,6 +82,7 @@ def build(
     layer_jobs: int = 0,
     settings: Settings | None = None,
     listener: Listener = silent,
+    planned: Callable[[Plan], object] | None = None,
 ) -> Result:
     """Build the project's image and put it to its destination.
 
@@ -95,13 +99,17 @@ def build(
         layer_jobs: checkpoint layers that are sent to a registry at a time; 0 for the default.
         settings: surroundings; the process's environment by default.
         listener: called with every event, from several threads.
+        planned: called once with the plan, before anything is done; what it raises ends the build.
 
     Raises:
         LayerkitError: of the kind that fits, as ``errors`` draws them; no tag was moved then.
     """
     request = Request(tags, push, output, platforms, builder, no_cache, pull, strict_cache, way, layer_jobs)
     with Session(project, request, settings or Settings.from_environment(), listener) as session:
-        return session.build(session.plan())
+        found = session.plan()
+        if planned is not None:
+            planned(found)
+        return session.build(found)
 
 
 class Session:
@@ -222,15 +230,25 @@ class Session:
             keys = {platform: inputs.runtime_key(platform) for platform in inputs.platforms}
             key = inputs.checkpoint.key if inputs.checkpoint else None
             present = self.destination.look(keys, key, self.tags)
-            return decide(
+            decided = decide(
                 inputs,
-                present,
+                replace(present, mounts_base=self._mounts_base),
                 destination=self.destination.describe(),
                 tags=self.tags,
                 way=self.request.way,
                 why="asked for" if self.request.way == "buildkit" else "",
                 no_cache=self.request.no_cache,
             )
+            return replace(decided, estimate=estimate(decided, self.rates))
+
+    @property
+    def _where(self) -> str:
+        return self.destination.describe()
+
+    @cached_property
+    def rates(self) -> Rates:
+        """What earlier builds of this image to this destination took."""
+        return Rates.from_json(self.state.get(_RATES, self._where))
 
     # ----------------------------------------------------------------------------------------------------- building
 
@@ -240,6 +258,11 @@ class Session:
         Raises:
             LayerkitError: as the step that failed has it; no tag was moved.
         """
+        result = replace(self._build(plan), plan=plan)
+        self.state.put(_RATES, self._where, learn(self.rates, plan, result).to_json())
+        return result
+
+    def _build(self, plan: Plan) -> Result:
         if plan.way == "buildkit":
             return self._build_whole(plan)
         try:

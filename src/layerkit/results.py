@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .assemble import Assembled
 from .destinations import Sent
 from .oci import Digest
-from .planner import ROLES
+from .planner import ROLES, Plan
 
 __all__ = ["LayerResult", "Result", "bytes_of", "layer_results", "roles_rebuilt"]
 
@@ -50,6 +50,7 @@ class Result:
         bytes_sent: to the builder.
         checkpoint_read, uploaded, reused: bytes; ``dropped`` were on their way when their layer turned out to be there.
         seconds: of each phase.
+        plan: what was to be done; ``layerkit.outcomes`` holds the two against each other.
     """
 
     reference: str
@@ -66,6 +67,7 @@ class Result:
     dropped: int
     seconds: Mapping[str, float]
     why: str = ""
+    plan: Plan | None = field(default=None, repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``layerkit build --json`` prints."""

@@ -34,21 +34,26 @@ MAY: dict[str, set[str]] = {
     },
     "request": {"oci", "errors", "project"},
     "results": {"oci", "assemble", "planner", "destinations"},
+    "forecast": {"planner", "results"},
     "staging": {"oci", "errors", "runtime", "fingerprint"},
     "bases": {"oci", "errors", "events", "state", "registry", "engine", "fingerprint"},
     "pipeline": {
         "oci", "errors", "events", "settings", "state", "project", "checkpoint", "runtime", "registry", "engine",
         "fingerprint", "assemble", "planner", "destinations", "request", "results", "staging", "bases",
+        "forecast",
     },
     "doctor": {"_version", "oci", "errors", "settings", "state", "registry", "engine"},
     "testing": {"oci", "errors", "registry"},
     "cli": {
         "_version", "oci", "errors", "events", "settings", "state", "project", "runtime", "fingerprint", "planner",
-        "pipeline", "results", "doctor", "lint", "checkpoint",
+        "pipeline", "results", "doctor", "lint", "checkpoint", "forecast",
     },
     "lint": {"errors", "oci", "runtime"},
     "__main__": {"cli"},
-    "__init__": {"_version", "errors", "events", "settings", "project", "planner", "pipeline", "results", "checkpoint"},
+    "__init__": {
+        "_version", "errors", "events", "settings", "project", "planner", "pipeline", "results", "checkpoint",
+        "forecast",
+    },
 }  # fmt: skip
 # Third parties, and the one place of each. A pattern that ends with * is a prefix.
 ONLY = {

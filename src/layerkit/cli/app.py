@@ -207,6 +207,7 @@ def cli() -> None:
     help="Kind of progress display.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Nothing but the result.")
+@click.option("--explain", is_flag=True, help="Say what will be done and why, and hold what happened against it.")
 @click.option("--metadata-file", type=click.Path(path_type=Path), metavar="FILE", help="Write the --json object there.")
 @click.option("--json", "as_json", is_flag=True, help="Print one object with every layer, byte and second.")
 def build(
@@ -226,6 +227,7 @@ def build(
     way: Any,
     progress: str,
     quiet: bool,
+    explain: bool,
     metadata_file: Path | None,
     as_json: bool,
 ) -> None:
@@ -233,9 +235,10 @@ def build(
 
     Prints the image's reference by digest.
     """
+    from ..forecast import outcomes
     from ..pipeline import build as run
     from .display import display
-    from .tables import print_result
+    from .tables import print_outcomes, print_plan, print_result
 
     with _json_errors(as_json):
         where = _destination(push, load, output, platforms)
@@ -252,9 +255,14 @@ def build(
                 way=way,
                 layer_jobs=layer_jobs or 0,
                 listener=listener,
+                planned=(lambda plan: print_plan(plan, sys.stderr)) if explain else None,
                 **where,
             )
-        document = json.dumps(result.to_json(), indent=2)
+        content = result.to_json()
+        if explain and result.plan:
+            content["plan"] = result.plan.to_json()
+            content["outcomes"] = [outcome.to_json() for outcome in outcomes(result.plan, result)]
+        document = json.dumps(content, indent=2)
         if metadata_file is not None:
             try:
                 metadata_file.write_text(document + "\n")
@@ -265,6 +273,8 @@ def build(
         else:
             if kind != "quiet":
                 print_result(result)
+            if explain and result.plan:
+                print_outcomes(result.plan, result)
             print(result.reference)
 
 

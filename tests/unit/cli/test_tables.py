@@ -61,14 +61,19 @@ def test_result_by_buildkit(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_plan(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """A plan is a row a role with action, bytes and reason, on standard output."""
+    """A plan is a line a role with action and bytes, and the reason below it, on standard output."""
     with State() as state:
         made = plan(inputs(project(write_project(tmp_path)), state), Present(), destination="registry x", tags=["v1"])
     print_plan(made)
     out, err = capsys.readouterr()
     lines = out.splitlines()
     assert err == "" and lines[0] == "registry x  tags: v1"
-    assert [line.split()[0] for line in lines[2:6]] == ["base", "dependencies", "checkpoint", "code"]
-    assert "model.pth.tar not hashed yet" in lines[4]
-    assert lines[-1] == "BuildKit runs; tags move: v1"
+    rows = [line for line in lines[1:-3] if not line.startswith(" " * 16)]
+    assert [line[2:].split()[:2] for line in rows] == [
+        ["base", "built"], ["dependencies", "built"], ["checkpoint", "packed"], ["code", "built"],
+    ]  # fmt: skip
+    assert " " * 16 + "model.pth.tar not hashed yet: sent while hashed, dropped where" in lines
+    assert max(map(len, lines)) <= 80
+    assert lines[-3] == "BuildKit runs, at most 36 B to it; at most 3.0 KiB to upload + what it builds"
+    assert lines[-2:] == ["tags that move: v1", "no earlier build here tells how long it takes"]
     assert not any(line != line.rstrip() for line in lines)
