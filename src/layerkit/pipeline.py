@@ -130,6 +130,8 @@ class Session:
 
     def __exit__(self, *exc: object) -> None:
         self._stop.set()
+        if "destination" in self.__dict__:
+            self.destination.close()
         self._cut()
         self.state.close()
 

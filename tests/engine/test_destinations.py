@@ -27,7 +27,10 @@ def _sha256(path: Path) -> str:
 
 @pytest.mark.parametrize("store", ["builder", "containerd", "classic"])
 def test_load(workspace: Workspace, node: Callable[[str], str], store: str) -> None:
-    """Into the local Docker, with either image store: new weights run no BuildKit, and only their layer is sent."""
+    """Into the local Docker, with either image store: new weights run no BuildKit, and only their layer is sent.
+
+    Those that were never seen are large enough here to be streamed while they are hashed.
+    """
     host = os.environ.get("DOCKER_HOST", "") if store == "builder" else node(store)
     environment = {"DOCKER_HOST": host} if host else {}
 
@@ -41,10 +44,11 @@ def test_load(workspace: Workspace, node: Callable[[str], str], store: str) -> N
     assert workspace.python(SHOW, host=host) == _sha256(weights)
     again = build()
     assert again["digest"] == first["digest"] and again["rebuilt"] == []
-    write_weights(weights, seed=2)
+    write_weights(weights, seed=2, size=80 * MIB)
     swapped = build()
     assert swapped["rebuilt"] == ["checkpoint"]
     assert swapped["builder"] == {"ran": False, "bytes_sent": 0}
+    assert swapped["bytes"]["checkpoint_read"] == 80 * MIB  # type: ignore[index]
     assert workspace.python(SHOW, host=host) == _sha256(weights)
     (workspace.root / "serve.py").write_text("print('new code')\n")
     coded = build()

@@ -270,6 +270,9 @@ class LayoutDestination:
                 raise IntegrityError(f"{self.name}: {tag!r} is not what was written; is somebody else writing there?")
         return Published(assembled.digest, written)
 
+    def close(self) -> None:
+        pass
+
     def _tag(self, descriptor: Descriptor, tags: Sequence[str]) -> None:
         with self._locked() as document:
             kept = [m for m in document["manifests"] if (m.get("annotations") or {}).get(_REF_NAME) not in tags]

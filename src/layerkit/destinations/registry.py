@@ -244,6 +244,9 @@ class RegistryDestination:
         self.state.put("registry-last", self.name, str(assembled.digest))
         return Published(assembled.digest, uploaded)
 
+    def close(self) -> None:
+        pass
+
     def _bring(self, layers: Sequence[Descriptor]) -> None:
         """Layers of the cache repository into the image's own: mounted, or copied where nothing can be mounted."""
         if self.repository.name == self.cache.name:

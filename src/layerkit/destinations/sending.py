@@ -17,13 +17,13 @@ from ..registry import Repository, Standing, UploadDropped
 from ..state import State
 from .base import Sent, Stopped
 
-__all__ = ["LAYER_JOBS", "Again", "Beside", "Sending"]
+__all__ = ["HASH_FIRST", "LAYER_JOBS", "Again", "Beside", "Sending", "sample"]
 
 T = TypeVar("T")
 
 LAYER_JOBS = 4  # uploads at a time: docs/reliability.md, "How many at a time"
 # A layer below this is hashed before it is sent: that takes under 0.1 s, and saves an upload for nothing.
-_HASH_FIRST = 64 * 1024 * 1024  # bytes
+HASH_FIRST = 64 * 1024 * 1024  # bytes
 _SAMPLES, _SAMPLE_SIZE = 16, 4096
 _UPLOAD = "upload"  # kind of record
 _SESSION_LIFE = 6 * 24 * 3600  # seconds; distribution purges uploads after a week
@@ -81,7 +81,7 @@ class Sending:
     def _send_layer(self, index: int, stopped: Callable[[], bool]) -> _Outcome:
         blueprint = self._packer.blueprints[index]
         label = blueprint.files[0].path if len(blueprint.files) == 1 else f"{len(blueprint.files)} files"
-        sample = _sample(blueprint)
+        taste = sample(blueprint)
         transfer = _Upload(self._repository, self._packer, index, label, self._listener, stopped)
         told = False
 
@@ -95,8 +95,8 @@ class Sending:
             time.sleep(_LOCK_PAUSE)
 
         dropped = 0
-        with self._state.alone(f"{self._repository.name} {sample}", wait) as waited:
-            if waited or blueprint.size < _HASH_FIRST or self._state.get("sample", sample):
+        with self._state.alone(f"{self._repository.name} {taste}", wait) as waited:
+            if waited or blueprint.size < HASH_FIRST or self._state.get("sample", taste):
                 self._packer.digest(index)
             there = transfer.cancelled()
             try:
@@ -107,7 +107,7 @@ class Sending:
                 there = True
                 dropped = transfer.done
             digest = self._packer.digest(index)
-            self._state.put("sample", sample, str(digest))
+            self._state.put("sample", taste, str(digest))
         self._listener(Transfer(transfer.id, label, blueprint.size, blueprint.size, "dropped" if there else "finished"))
         return _Outcome(blueprint.layer(digest), there, dropped)
 
@@ -259,7 +259,7 @@ class _Outcome:
     dropped: int
 
 
-def _sample(blueprint: Blueprint) -> str:
+def sample(blueprint: Blueprint) -> str:
     """A hash of a few places of the layer: the same for the same layer, and read in no time.
 
     It proves nothing, and decides only whether to hash before sending: weights swapped back to earlier ones
