@@ -11,7 +11,6 @@ Names are imported when they are first used, so that importing layerkit costs ne
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from ._version import __version__
@@ -93,9 +92,6 @@ _MODULES = {
     "settings": "Settings",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
-
-logging.getLogger(__name__).addHandler(logging.NullHandler())
-
 
 if not TYPE_CHECKING:  # a type checker would take any name for one of ours
 

@@ -35,7 +35,7 @@ class Client:
     Args:
         credentials: where logins come from; none is anonymous.
         insecure: hosts (``name[:port]``) without TLS. Loopback hosts are anyway.
-        proxies: as ``urllib.request.getproxies()`` gives them.
+        proxies: scheme -> URL, and ``no`` for the hosts to leave out.
         ca_bundle: file or folder of trusted authorities instead of the machine's.
         retries: further attempts after a passing failure.
         limits: of time, in seconds.
