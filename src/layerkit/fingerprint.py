@@ -40,12 +40,14 @@ REQUIREMENT = "requirement "
 class Base:
     """An image to start from: its digest where it could be resolved, and how many layers it has a platform.
 
+    ``user``: its USER, "" for root's.
     ``pinned``: the builder can be held to that digest (one of the local Docker may be no manifest's).
     """
 
     digest: Digest | None = None
     layers: Mapping[str, int] = field(default_factory=dict)
     pinned: bool = True
+    user: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Inputs:
         bases: external images by reference; the one that the image itself starts from is first.
         platforms: as in linux/amd64; never empty.
         requirements: what the requirements file asks for, where layerkit writes the Dockerfile.
+        wheels_size: bytes of the wheel folder.
     """
 
     project: Project
@@ -113,6 +116,7 @@ class Inputs:
     checkpoint: CheckpointInputs | None
     source_date_epoch: int | None = None
     requirements: tuple[Entry, ...] = ()
+    wheels_size: int = 0
 
     def runtime_key(self, platform: str) -> str:
         """The key of the runtime image for *platform*: 40 hex digits over everything that decides its content.
@@ -236,10 +240,14 @@ def fingerprint(
         requirements = None
     else:
         requirements = read_requirements(project)
-        text = generate(project, requirements, includes=find_includes(project))
         references = (project.image.base,)
         dependency_files = frozenset(requirements.files) if requirements else frozenset()
     files = find_files(project)
+    wheels = _wheels(project)
+    bases = {reference: resolve(reference) for reference in references}
+    if not project.image.dockerfile:
+        user = bases[project.image.base].user
+        text = generate(project, requirements, includes=find_includes(project), base_user=user)
     checkpoint = _checkpoint(project, copy, state)
     return Inputs(
         project,
@@ -247,12 +255,13 @@ def fingerprint(
         files,
         _digests(((f.path, f.source) for f in files if not f.link), state),
         dependency_files,
-        _digests(_wheels(project), state),
-        {reference: resolve(reference) for reference in references},
+        _digests(wheels, state),
+        bases,
         platforms,
         checkpoint,
         source_date_epoch,
         requirements.installed if requirements else (),
+        sum(path.stat().st_size for _, path in wheels),
     )
 
 

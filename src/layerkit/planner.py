@@ -217,7 +217,7 @@ def _layers(
         if role == "code" and not now["code"]:
             continue
         sent = sum(f.size for f in inputs.files if (f.path in inputs.dependency_files) == (role == "dependencies"))
-        sent = 0 if role == "base" else sent
+        sent = 0 if role == "base" else sent + (inputs.wheels_size if role == "dependencies" else 0)
         if not to_build:
             reason = f"built before: {changes[role]}" if changes.get(role) else "nothing in it changed"
             planned.append(LayerPlan(role, "reused", reason))

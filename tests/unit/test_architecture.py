@@ -46,7 +46,7 @@ MAY: dict[str, set[str]] = {
     "testing": {"oci", "errors", "registry"},
     "cli": {
         "_version", "oci", "errors", "events", "settings", "state", "project", "runtime", "fingerprint", "planner",
-        "pipeline", "results", "doctor", "lint", "checkpoint", "forecast",
+        "pipeline", "results", "doctor", "lint", "checkpoint", "forecast", "bases",
     },
     "lint": {"errors", "oci", "runtime"},
     "__main__": {"cli"},

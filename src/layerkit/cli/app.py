@@ -370,7 +370,10 @@ def dockerfile(folder: Path, file: Path | None, overrides: tuple[str, ...], targ
     The same image without layerkit: layerkit dockerfile -o Dockerfile, then
     docker buildx build --build-context checkpoint=DIR [--build-context wheels=DIR] .
     """
+    from ..bases import remembered_user
     from ..runtime import find_includes, generate, ignore_file, read_requirements
+    from ..settings import Settings
+    from ..state import State
 
     project = _load(folder, file, overrides)
     if project.image.dockerfile:
@@ -382,7 +385,9 @@ def dockerfile(folder: Path, file: Path | None, overrides: tuple[str, ...], targ
     else:
         requirements = read_requirements(project)
         rules = project.root / ".dockerignore"
-        text = generate(project, requirements, includes=find_includes(project))
+        with State(Settings.from_environment().state_folder) as state:
+            user = remembered_user(state, project.image.base)
+        text = generate(project, requirements, includes=find_includes(project), base_user=user)
         ignore = ignore_file(project, requirements, dockerignore=rules.read_text() if rules.is_file() else "")
     if target is None:
         sys.stdout.write(text)
