@@ -11,7 +11,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from .checkpoint import File, Ownership, find
-from .checkpoint.pack import checkpoint_key, content_digest
+from .checkpoint.compress import needs_zstandard
+from .checkpoint.pack import Compression, checkpoint_key, content_digest
 from .errors import ConfigurationError
 from .oci import Digest, dump
 from .project import Project
@@ -58,11 +59,13 @@ class CheckpointInputs:
         files: what it consists of.
         ownership: where it goes, whose it is.
         digests: path -> sha256, for the files that the stat cache knows.
+        compression: of its layers, as asked for.
     """
 
     files: tuple[File, ...]
     ownership: Ownership
     digests: Mapping[str, Digest]
+    compression: Compression = "none"
 
     @property
     def size(self) -> int:
@@ -76,7 +79,7 @@ class CheckpointInputs:
 
     @property
     def key(self) -> str | None:
-        return checkpoint_key(dict(self.digests), self.ownership) if self.known else None
+        return checkpoint_key(dict(self.digests), self.ownership, self.compression) if self.known else None
 
     @property
     def digest(self) -> Digest | None:
@@ -284,7 +287,10 @@ def _checkpoint(project: Project, copy: CheckpointCopy | None, state: State) -> 
     ownership = _ownership(project, copy)
     files = find(wanted.path, project.root)
     found = {file.path: state.file_digest(file.source, file.identity) for file in files}
-    return CheckpointInputs(files, ownership, {path: digest for path, digest in found.items() if digest})
+    if wanted.compression != "none":
+        needs_zstandard()
+    known = {path: digest for path, digest in found.items() if digest}
+    return CheckpointInputs(files, ownership, known, wanted.compression)
 
 
 def _ownership(project: Project, copy: CheckpointCopy | None) -> Ownership:

@@ -397,7 +397,9 @@ class Session:
         assert checkpoint is not None
         with self._phase("checkpoint"):
             count = _Count()
-            packer = Packer(arrange(checkpoint.files, checkpoint.ownership), count.add).start()
+            # Docker unpacks what it is given at once: nothing is gained there.
+            compression = "none" if self.destination.kind == "docker" else checkpoint.compression
+            packer = Packer(arrange(checkpoint.files, checkpoint.ownership, compression), count.add).start()
             try:
                 sent = self.destination.send(packer, self.listener, self._stop.is_set)
                 digests = packer.file_digests()
@@ -405,7 +407,8 @@ class Session:
                 packer.stop()
             for file in checkpoint.files:
                 self.state.remember_file(file.source, file.identity, digests[file.path])
-            key, content = checkpoint_key(digests, checkpoint.ownership), content_digest(digests)
+            key = checkpoint_key(digests, checkpoint.ownership, checkpoint.compression)
+            content = content_digest(digests)
             kept = self.destination.keep_checkpoint(sent.layers, key, content, checkpoint.ownership, packer)
             return _Packed(packer, replace(sent, uploaded=sent.uploaded + kept), key, content, count.value)
 

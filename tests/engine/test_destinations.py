@@ -250,3 +250,30 @@ def test_second_platform_shares_the_checkpoint(workspace: Workspace) -> None:
     swapped = workspace.build("--platform", "linux/amd64,linux/arm64")
     assert swapped["rebuilt"] == ["checkpoint"] and swapped["builder"]["ran"] is False
     assert 20 * MIB < swapped["bytes"]["uploaded"] < 20 * MIB + 64 * 1024
+
+
+def test_compressed_checkpoint(workspace: Workspace, node: Callable[[str], str]) -> None:
+    """With zstd fewer bytes are uploaded, a second Docker runs the same file, and nothing is sent again."""
+    weights = workspace.root / "model.pth.tar"
+    pattern = bytes(range(256)) * (MIB // 256)
+    with weights.open("wb") as stream:
+        for number in range(20):
+            stream.write(number.to_bytes(16, "big") + pattern[16:])
+    compression = ("--set", "checkpoint.compression=auto")
+    result = workspace.build(*compression)
+    (layer,) = [layer for layer in result["layers"] if layer["role"] == "checkpoint"]
+    assert layer["media_type"].endswith("+zstd") and layer["digest"] != layer["diff_id"]
+    assert layer["size"] < MIB and result["bytes"]["checkpoint_read"] == 20 * MIB
+    for store in ("containerd", "classic"):
+        host = node(store)
+        workspace.engine.docker("pull", "-q", f"{workspace.repository}:v1", host=host)
+        assert workspace.python(SHOW, host=host) == _sha256(weights)
+    again = workspace.build(*compression)
+    assert again["rebuilt"] == [] and again["bytes"]["checkpoint_read"] == 0
+    local = json.loads(workspace.run("build", "--json", "-t", "v1", *compression).stdout)
+    assert workspace.python(SHOW, host=os.environ.get("DOCKER_HOST", "")) == _sha256(weights)
+    assert [x["media_type"] for x in local["layers"] if x["role"] == "checkpoint"] == [
+        "application/vnd.oci.image.layer.v1.tar"
+    ]
+    layout = json.loads(workspace.run("build", "--json", "--output", "oci:out", *compression).stdout)
+    assert layer["digest"] in [x["digest"] for x in layout["layers"]]
