@@ -17,6 +17,11 @@ from typing import TYPE_CHECKING
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from .anatomy.costs import Move
+    from .anatomy.difference import Change, Difference, RoleChange
+    from .anatomy.inspection import CheckpointFacts, Inspection
+    from .anatomy.layers import Amount, InspectedLayer
+    from .anatomy.look import diff, inspect
     from .checkpoint.loading import load_weights
     from .errors import (
         AuthenticationError,
@@ -38,30 +43,38 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 __all__ = [
+    "Amount",
     "AuthenticationError",
     "BuildError",
     "Builder",
     "Cache",
+    "Change",
     "Checkpoint",
     "CheckpointError",
+    "CheckpointFacts",
     "Code",
     "ConfigurationError",
     "ConflictError",
     "Dependencies",
+    "Difference",
     "Event",
     "Image",
+    "InspectedLayer",
+    "Inspection",
     "IntegrityError",
     "LayerPlan",
     "LayerResult",
     "LayerkitError",
     "Listener",
     "LocalResourceError",
+    "Move",
     "Note",
     "Phase",
     "Plan",
     "Project",
     "RefusedError",
     "Result",
+    "RoleChange",
     "Secret",
     "Settings",
     "Step",
@@ -70,6 +83,8 @@ __all__ = [
     "TransientError",
     "__version__",
     "build",
+    "diff",
+    "inspect",
     "load",
     "load_weights",
     "plan",
@@ -77,6 +92,11 @@ __all__ = [
 ]
 
 _MODULES = {
+    "anatomy.costs": "Move",
+    "anatomy.difference": "Change Difference RoleChange",
+    "anatomy.inspection": "CheckpointFacts Inspection",
+    "anatomy.layers": "Amount InspectedLayer",
+    "anatomy.look": "diff inspect",
     "checkpoint.loading": "load_weights",
     "errors": "AuthenticationError BuildError CheckpointError ConfigurationError ConflictError IntegrityError"
     " LayerkitError LocalResourceError RefusedError TransientError",
