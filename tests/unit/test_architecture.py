@@ -42,7 +42,7 @@ MAY: dict[str, set[str]] = {
         "fingerprint", "assemble", "planner", "destinations", "request", "results", "staging", "bases",
     },
     "doctor": {"_version", "oci", "errors", "settings", "state", "registry", "engine"},
-    "anatomy": {"oci", "errors", "settings", "state", "registry", "engine", "checkpoint", "lint", "units"},
+    "anatomy": {"_version", "oci", "errors", "settings", "state", "registry", "engine", "checkpoint", "lint", "units"},
     "testing": {"oci", "errors", "registry"},
     "cli": {
         "_version", "oci", "errors", "events", "settings", "state", "project", "runtime", "fingerprint", "planner",
