@@ -10,6 +10,7 @@ from .assemble import Assembled
 from .destinations import Sent
 from .oci import Digest
 from .planner import ROLES
+from .timeline import Span
 
 __all__ = ["LayerResult", "Result", "bytes_of", "layer_results", "roles_rebuilt"]
 
@@ -50,6 +51,7 @@ class Result:
         bytes_sent: to the builder.
         checkpoint_read, uploaded, reused: bytes; ``dropped`` were on their way when their layer turned out to be there.
         seconds: of each phase.
+        timeline: when phases, BuildKit's steps and transfers ran.
     """
 
     reference: str
@@ -66,6 +68,7 @@ class Result:
     dropped: int
     seconds: Mapping[str, float]
     why: str = ""
+    timeline: tuple[Span, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``layerkit build --json`` prints."""
@@ -86,6 +89,7 @@ class Result:
                 "dropped": self.dropped,
             },
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+            "timeline": [span.to_json() for span in self.timeline],
         }
 
 

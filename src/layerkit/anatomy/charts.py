@@ -18,7 +18,12 @@ __all__ = ["PAIRED", "amount", "bar", "layer_map", "percent", "roles", "stack", 
 
 WIDE, TALL = (1072.0, 420.0), (1000.0, 1200.0)
 PAIRED = (520.0, 340.0)
-_STATES = {"new": "downloaded and unpacked", "again": "there, unpacked again", "there": "there"}
+_STATES = {
+    "gone": "not in the other image",
+    "new": "downloaded and unpacked",
+    "again": "there, unpacked again",
+    "there": "there",
+}
 
 
 def text(value: str, limit: int = 2000) -> str:
@@ -69,7 +74,7 @@ def layer_map(
 
     Args:
         prefix: of the ids of the rows that the tiles lead to.
-        states: layer -> new, again or there, where the map is of a difference.
+        states: layer -> new, again, there or gone, where the map is of a difference.
     """
     kinds = {"stored": [layer.weight for layer in layers]}
     full = [layer.unpacked for layer in layers]

@@ -64,7 +64,7 @@ def difference_page(found: Difference) -> str:
 
 def _page(title: str, body: Sequence[str]) -> str:
     style = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
-    policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
@@ -198,12 +198,13 @@ def _layer_table(layers: Sequence[InspectedLayer], prefix: str, states: Mapping[
     for layer in reversed(layers):
         name = layer.digest or layer.diff_id
         also = "" if layer.digest else " (of its content)"
-        guess = f' <span class="soft">guessed: {text(layer.why)}</span>' if layer.guessed else ""
-        again = "" if not layer.again else '<br><span class="soft">what is below already</span>'
+        guess = f'<span class="guess">guessed: {text(layer.why)}</span>' if layer.guessed else ""
+        again = "" if not layer.again else '<span class="guess">holds what is below already</span>'
         state = _cell("for a node", words[states[layer.index]], "") if states is not None else ""
         rows.append(
-            f'<tr id="{prefix}{layer.index}"><th scope="row"><i class="swatch {layer.role}" aria-hidden="true"></i>'
-            f"{layer.role}{guess}{again}</th>{_cell('stored', amount(stored(layer)))}"
+            f'<tr id="{prefix}{layer.index}"><th scope="row"><span class="role">'
+            f'<i class="swatch {layer.role}" aria-hidden="true"></i>{layer.role}</span>{guess}{again}</th>'
+            f"{_cell('stored', amount(stored(layer)))}"
             f'{_cell("unpacked", amount(unpacked(layer)))}{state}<td><span class="mono">'
             f'{text(layer.created_by, 400) or "not said"}</span><code class="digest">{name}{also}</code></td></tr>'
         )
@@ -261,12 +262,12 @@ def _states(found: Difference) -> dict[int, str]:
 def _side_by_side(found: Difference) -> str:
     before, after = found.before.layers, found.after.layers
     gone = {index for role in found.roles for index in role.removed}
-    old = {layer.index: "new" if layer.index in gone else "there" for layer in before}
+    old = {layer.index: "gone" if layer.index in gone else "there" for layer in before}
     states = _states(found)
     scale = max(sum(layer.weight for layer in side) for side in (before, after))
     key = (
-        '<ul class="key"><li><i></i>downloaded and unpacked</li><li><i class="again"></i>there, unpacked again</li>'
-        '<li><i class="there"></i>there</li></ul>'
+        '<ul class="key"><li><i></i>before: not in the other; after: downloaded and unpacked</li>'
+        '<li><i class="again"></i>there, unpacked again</li><li><i class="there"></i>there</li></ul>'
     )
     stacks = charts.stack("Before", before, scale, old) + charts.stack("After", after, scale, states)
     maps = [

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from layerkit.anatomy import Amount, InspectedLayer
+from layerkit.anatomy import Amount, CheckpointFacts, File, InspectedLayer, Inspection, Tensors
 from layerkit.checkpoint.safetensors import layout
 from layerkit.oci import MEDIA, Config, Descriptor, Digest, Image, Index, Manifest, dump
 
@@ -147,3 +147,47 @@ def docker_like(weights: bytes) -> Made:
         ],
         config={"Env": ["PATH=/bin"], "Cmd": ["python3", "serve.py"]},
     )
+
+
+def portrait(
+    name: str = "ghcr.io/acme/resnet:v2", *, by_hand: bool = False, said: str = "", seed: str = ""
+) -> Inspection:
+    """An image of realistic sizes, layerkit's or one by hand; *said* stands in all that an image may say."""
+    gib, mib, kib = 1024 * MIB, MIB, 1024
+    rows = [
+        ("base", 29 * mib, 78 * mib, "# debian.sh --arch 'amd64' out/ 'bookworm' '@1729814400'"),
+        ("base", 12 * mib, 38 * mib, "RUN set -eux; apt-get update; apt-get install -y --no-install-recommends tzdata"),
+        ("dependencies", 782 * mib, 2 * gib, "RUN --mount=type=cache,target=/root/.cache/pip pip install torch==2.4.0"),
+        ("dependencies", 96 * mib, 310 * mib, "RUN --mount=type=cache pip install fastapi uvicorn pillow"),
+        ("checkpoint", 1900 * mib, 1900 * mib, f"COPY --link --chown=0:0 --from=checkpoint . /app/model/{seed}"),
+        ("code", 42 * kib, 160 * kib, "COPY --link src /app"),
+        ("code", 512, 2 * kib, "COPY --link serve.py /app"),
+    ]
+    if by_hand:
+        rows = [*rows[:4], rows[5], rows[4], ("checkpoint", 1850 * mib, 1900 * mib, "RUN chown -R app:app /app")]
+    layers = tuple(
+        InspectedLayer(
+            index, role, by_hand, "RUN" if by_hand else "marked by layerkit", Digest.of(f"tar {made}".encode()),
+            Digest.of(made.encode()), size, full, "gzip", MEDIA.LAYER_GZIP, said or made,
+            "copy" if "chown -R" in made else "",
+        )
+        for index, (role, size, full, made) in enumerate(rows)
+    )  # fmt: skip
+    path = said or "/app/model/model-00001-of-00002.safetensors"
+    tensors = (Tensors(path, 291, 524_288_000, 1000 * mib, {said or "BF16": 1000 * mib}),)
+    facts = CheckpointFacts("sha256:" + "3f" * 32, "layer", said or "/app/model/", (File(path, 1000 * mib),), tensors)
+    record = {
+        "timeline": [
+            {"kind": "phase", "name": "plan", "begin": 0.0, "seconds": 0.4, "state": "finished"},
+            {"kind": "phase", "name": "build", "begin": 0.4, "seconds": 12.0, "state": "finished"},
+            {"kind": "step", "name": said or "[dependencies 2/3] RUN pip", "begin": 1, "seconds": 9.2, "state": "done"},
+            {"kind": "phase", "name": "checkpoint", "begin": 0.4, "seconds": 7.9, "state": said or "finished"},
+            {"kind": "phase", "name": "compose", "begin": 12.4, "seconds": 0.6, "state": "finished"},
+        ]
+    }
+    return Inspection(
+        said or name, "registry", Digest.of(f"{name}{seed}".encode()), None, "linux/amd64",
+        ("linux/amd64", "linux/arm64"), "", layers, 4312, facts,
+        {"Cmd": said or f"python serve.py {seed}", said or "Env.A": seed or "1"}, not by_hand,
+        None if by_hand else record, (said,) if said else (),
+    )  # fmt: skip

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layerkit.anatomy import Amount, InspectedLayer, between, change, placed_well
@@ -72,6 +72,7 @@ def test_between_counts_a_blob_once() -> None:
     assert move.download == Amount(5) and move.unpack == Amount(20)
 
 
+@settings(deadline=None)
 @given(LAYERS)
 def test_the_same_costs_nothing(layers: tuple[InspectedLayer, ...]) -> None:
     """A node that has the image moves nothing for it."""
@@ -79,6 +80,7 @@ def test_the_same_costs_nothing(layers: tuple[InspectedLayer, ...]) -> None:
     assert move.download == move.unpack == move.download_without_blobs == Amount(0)
 
 
+@settings(deadline=None)
 @given(LAYERS, LAYERS)
 def test_between_is_bounded(before: tuple[InspectedLayer, ...], after: tuple[InspectedLayer, ...]) -> None:
     """Nobody downloads more than keeping no blobs costs, nor that more than the whole image."""
@@ -89,6 +91,7 @@ def test_between_is_bounded(before: tuple[InspectedLayer, ...], after: tuple[Ins
     assert set(move.downloaded) <= set(move.unpacked)
 
 
+@settings(deadline=None)
 @given(LAYERS, ROLES)
 def test_change_agrees_with_between(layers: tuple[InspectedLayer, ...], role: str) -> None:
     """What a change is said to cost is what the difference of the two images costs."""
@@ -105,6 +108,7 @@ def test_change_agrees_with_between(layers: tuple[InspectedLayer, ...], role: st
         assert move == between(layers, new)
 
 
+@settings(deadline=None)
 @given(LAYERS)
 def test_placed_well_is_never_worse_for_code(layers: tuple[InspectedLayer, ...]) -> None:
     """Placed well, new code makes a node unpack no more than before, and the image weighs the same."""

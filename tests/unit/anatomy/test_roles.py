@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layerkit.anatomy.roles import Row, Step, guess_roles, steps_of
@@ -112,6 +112,7 @@ def test_no_history() -> None:
     assert [r.name for r in guess_roles((), [Row(Step(""))] * 2)] == ["unknown", "unknown"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.text(max_size=60), st.booleans()), max_size=8))
 def test_any_history(entries: list[tuple[str, bool]]) -> None:
     """Whatever a history says, every layer has one of the five roles."""

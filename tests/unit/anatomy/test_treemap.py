@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layerkit.anatomy.treemap import Rectangle, squarify
@@ -19,6 +19,7 @@ def test_example_of_the_paper() -> None:
     assert found[2] == Rectangle(3, 0, pytest.approx(12 / 7), pytest.approx(7 / 3))  # type: ignore[arg-type]
 
 
+@settings(deadline=None)
 @given(WEIGHTS, SIDES, SIDES)
 def test_areas_are_as_weights(weights: list[int], width: float, height: float) -> None:
     """Every area is to the whole as the weight to the sum, to a billionth."""
@@ -30,6 +31,7 @@ def test_areas_are_as_weights(weights: list[int], width: float, height: float) -
         assert math.isclose(place.area, share * width * height, rel_tol=1e-6, abs_tol=1e-9 * width * height)
 
 
+@settings(deadline=None)
 @given(WEIGHTS, SIDES, SIDES)
 def test_inside_and_apart(weights: list[int], width: float, height: float) -> None:
     """All rectangles are inside the whole, and no two overlap."""
@@ -45,6 +47,7 @@ def test_inside_and_apart(weights: list[int], width: float, height: float) -> No
             assert across <= slack or down <= slack
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(90, 100), min_size=4, max_size=30))
 def test_about_square(weights: list[int]) -> None:
     """Rectangles of about equal weights are about square: none is longer than 3 times its width."""
