@@ -43,7 +43,7 @@ def dissect(
         marks, digest, documents = ("",) * len(bare), None, 0
         platform, created = image.platform, image.created
     else:
-        bare = _stored(image, sizes)
+        bare = _stored(image, sizes, found.counted)
         steps, made_by = _history(image)
         settings, annotations, digest = image.config.settings, image.manifest.annotations, image.manifest.digest
         marks = tuple(layer.annotations.get(_PREFIX + "role", "") for layer in image.manifest.layers)
@@ -76,14 +76,14 @@ def dissect(
     )
 
 
-def _stored(image: Image, sizes: Mapping[int, int]) -> list[InspectedLayer]:
+def _stored(image: Image, sizes: Mapping[int, int], counted: Mapping[int, int]) -> list[InspectedLayer]:
     layers = []
     for index, (descriptor, diff_id, created_by) in enumerate(
         zip(image.manifest.layers, image.config.diff_ids, image.created_by, strict=True)
     ):
         plain = as_oci(descriptor.media_type) == MEDIA.LAYER
-        size = descriptor.size if plain else sizes.get(index)
-        origin = "stored" if plain else "gzip" if size is not None else ""
+        size = descriptor.size if plain else sizes.get(index, counted.get(index))
+        origin = "stored" if plain else "gzip" if index in sizes else "docker" if size is not None else ""
         layers.append(
             InspectedLayer(
                 index, "", True, "", diff_id, descriptor.digest, descriptor.size, size, origin,

@@ -31,7 +31,16 @@ class LocalImage:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An image of one platform, and how to look into its layers (``read``; None where that is not possible)."""
+    """An image of one platform, and how to look into its layers.
+
+    Attributes:
+        name: what it is called, in full; ``source``: registry, docker or oci.
+        read: ranges of its layers' blobs; None where they cannot be had.
+        index, platforms: of the index that it was chosen from.
+        notes: what the reader should know.
+        digests: under which a build of it may have been recorded.
+        counted: layer -> bytes of its files as Docker counts them.
+    """
 
     name: str
     source: str
@@ -40,4 +49,5 @@ class Found:
     index: Digest | None = None
     platforms: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
-    digests: tuple[str, ...] = ()  # under which a build of it may have been recorded
+    digests: tuple[str, ...] = ()
+    counted: Mapping[int, int] = field(default_factory=dict)

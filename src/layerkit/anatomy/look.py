@@ -122,7 +122,7 @@ class _Surroundings:
         try:
             Reference.parse(reference)
         except ConfigurationError as error:
-            if Path(reference).is_dir():
+            if reference and Path(reference).is_dir():
                 raise ConfigurationError(error.message, hint=f"for an OCI layout: oci:{reference}") from None
             raise
         with contextlib.suppress(LocalResourceError):

@@ -197,9 +197,11 @@ def from_docker(engine: Engine, state: State, reference: str, *, platform: str, 
     name, identity = f"docker:{reference}", str(local.get("Id", ""))
     image = _remembered(state, identity) or _from_store(engine, identity, platform, default)
     note = "a local Docker gives its layers only whole: files and tensors are not looked at"
-    if image is not None:
-        return Found(name, "docker", image, None, notes=(note,), digests=(str(image.manifest.digest), identity))
     found = _described(engine, local, reference)
+    if image is not None:
+        counted = {index: size for index, size in enumerate(found.sizes) if size is not None}
+        digests = (str(image.manifest.digest), identity)
+        return Found(name, "docker", image, None, notes=(note,), digests=digests, counted=counted)
     if platform and _platform(platform) != found.platform:
         raise ConfigurationError(f"{name}: is for {found.platform}, not for {platform}")
     notes = (

@@ -71,7 +71,8 @@ def inspection_lines(found: Inspection, look: Look) -> list[str]:
     lines += ["", *_layers(found.layers, look)]
     if found.checkpoint is not None:
         lines += ["", *_checkpoint(found, look)]
-    lines += ["", *_changes(found, look)]
+    if any(found.change(role) for role, _ in _SCENARIOS):
+        lines += ["", *_changes(found, look)]
     if found.notes:
         lines += ["", *(look.dim(line) for note in found.notes for line in _wrapped(f"note: {printable(note)}", look))]
     return [look.plain(line).rstrip() for line in lines]
@@ -172,16 +173,16 @@ def _changes(found: Inspection, look: Look) -> list[str]:
     better = found.placed_well()
     lines = [look.strong("what a node that has this image moves for the next one")]
     compare = not found.is_placed_well and any(layer.role == "checkpoint" for layer in found.layers)
-    head = f"  {'':<18}{'download':>12}{'unpack':>12}"
-    lines.append(look.dim(head + (f"    {'placed well:':<13}{'download':>9}{'unpack':>12}" if compare else "")))
+    head = f"  {'':<16}{'download':>12}{'unpack':>12}"
+    lines.append(look.dim(head + (f"{'placed well:':>13}{'download':>9}{'unpack':>12}" if compare else "")))
     for role, words in _SCENARIOS:
         now = found.change(role)
         if now is None:
             continue
-        row = f"  {words:<18}{amount(now.download):>12}{amount(now.unpack):>12}"
+        row = f"  {words:<16}{amount(now.download):>12}{amount(now.unpack):>12}"
         well = change(better, role) if compare else None
         if well is not None:
-            row += f"{amount(well.download):>26}{amount(well.unpack):>12}"
+            row += f"{amount(well.download):>22}{amount(well.unpack):>12}"
         lines.append(row)
     code = found.change("code")
     if code is not None and code.download_without_blobs.bytes > code.download.bytes:
