@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from .difference import Difference, compare
 from .dissect import dissect
 from .found import Found, LocalImage
 from .inspection import Inspection
-from .peek import Peek, gzip_size, peek
+from .peek import Peek, Read, gzip_size, peek
 from .sources import from_docker, from_layout, from_registry
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ __all__ = ["diff", "inspect", "read_timeline"]
 
 _MOST_PEEKED = 16  # layers that are looked into
 _LARGE = 8 * 1024 * 1024  # bytes from which a layer of no known role is looked into
+_JOBS = 6
 _TIMELINE = 16 * 1024 * 1024  # bytes of a timeline's file
 
 
@@ -161,9 +163,7 @@ def _inspect(
     sizes: dict[int, int] = {}
     peeks: dict[int, Peek] = {}
     if isinstance(found.image, Image) and found.read is not None:
-        for index, descriptor in enumerate(found.image.manifest.layers):
-            if descriptor.media_type.endswith("gzip") and (size := gzip_size(descriptor, found.read)) is not None:
-                sizes[index] = size
+        sizes = _gzip_sizes(found.image.manifest.layers, found.read)
         first = dissect(found, sizes, {}, base=below)
         wanted = [layer for layer in first.layers if layer.role == "checkpoint"]
         # Weights may hide in a COPY . .: what is large, and neither base nor run, is looked into.
@@ -174,6 +174,14 @@ def _inspect(
     for digest in found.digests:
         record = record or around.state.get("build-timeline", digest)
     return dissect(found, sizes, peeks, base=below, timeline=record if isinstance(record, Mapping) else None)
+
+
+def _gzip_sizes(layers: Sequence[Descriptor], read: Read) -> dict[int, int]:
+    """layer -> bytes of its tar. A round trip each, so they go side by side."""
+    zipped = [index for index, layer in enumerate(layers) if layer.media_type.endswith("gzip")]
+    with ThreadPoolExecutor(_JOBS) as pool:
+        found = pool.map(lambda index: gzip_size(layers[index], read), zipped)
+        return {index: size for index, size in zip(zipped, found, strict=True) if size is not None}
 
 
 def _look_into(descriptor: Descriptor, found: Found) -> Peek:

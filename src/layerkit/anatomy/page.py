@@ -6,7 +6,7 @@ that even a mistake in escaping what an image says could not do anything.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 
 from .._version import __version__
@@ -21,7 +21,7 @@ from .layers import Amount, InspectedLayer, stored, unpacked
 __all__ = ["difference_page", "inspection_page"]
 
 _SOURCES = {"registry": "its registry", "docker": "the local Docker", "oci": "an OCI layout"}
-_SCENARIOS = (("code", "New code"), ("checkpoint", "New weights"), ("dependencies", "A new dependency"))
+_SCENARIOS = (("code", "New code"), ("checkpoint", "New weights"), ("dependencies", "New dependencies"))
 
 
 def inspection_page(found: Inspection) -> str:
@@ -35,7 +35,7 @@ def inspection_page(found: Inspection) -> str:
         _checkpoint(found),
         _section("layers", "Layer by layer", _layer_table(found.layers, "layer-")),
         _timeline([("", found)]),
-        _notes(found),
+        _notes(found.notes),
         "</main>",
     ]
     return _page(f"{found.reference} · layerkit inspect", body)
@@ -54,6 +54,7 @@ def difference_page(found: Difference) -> str:
         _section("before", "Layers before", _layer_table(before.layers, "a-")),
         _section("after", "Layers after", _layer_table(after.layers, "b-", _states(found))),
         _timeline([("Before", before), ("After", after)]),
+        _notes(dict.fromkeys((*before.notes, *after.notes))),
         "</main>",
     ]
     return _page(f"{before.reference} → {after.reference} · layerkit diff", body)
@@ -227,8 +228,8 @@ def _timeline(images: Sequence[tuple[str, Inspection]]) -> str:
     return _section("timeline", "Its build", "".join(parts))
 
 
-def _notes(found: Inspection) -> str:
-    return "".join(f'<p class="note">{text(note)}</p>' for note in found.notes)
+def _notes(notes: Iterable[str]) -> str:
+    return "".join(f'<p class="note">{text(note)}</p>' for note in notes)
 
 
 # ------------------------------------------------------------------------------------------------- two images

@@ -6,6 +6,7 @@ Only manifests and configurations are read whole; of layers no more than ranges.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["from_docker", "from_layout", "from_registry", "local_layers"]
 
 _REF_NAME = "org.opencontainers.image.ref.name"
-_MOST = 8 * 1024 * 1024  # bytes of a configuration
+_MOST = 8 * 1024 * 1024  # bytes of a manifest or a configuration
+_DEPTH = 3  # indexes in indexes that are followed
 
 
 # ---------------------------------------------------------------------------------------------------- choosing
@@ -36,6 +38,7 @@ def _choose(
     manifest: Callable[[Descriptor], Manifest | Index | None],
     wanted: str,
     default: str,
+    depth: int = 0,
 ) -> tuple[Manifest, Digest | None, tuple[str, ...]]:
     """The manifest for the platform *wanted*, else for *default*, else the only one; the index; all platforms."""
     if isinstance(top, Manifest):
@@ -58,7 +61,9 @@ def _choose(
     if found is None:
         raise IntegrityError(f"{name}: the index names {descriptor.digest}, and it is not there")
     if isinstance(found, Index):
-        inner, _, more = _choose(name, found, manifest, wanted, default)
+        if depth == _DEPTH:
+            raise IntegrityError(f"{name}: an index in an index, {_DEPTH} times over")
+        inner, _, more = _choose(name, found, manifest, wanted, default, depth + 1)
         return inner, top.digest, more or platforms
     return found, top.digest, platforms
 
@@ -125,7 +130,7 @@ def from_layout(folder: Path, tag: str, *, platform: str, default: str) -> Found
     """
     name = f"oci:{folder}" + (f":{tag}" if tag else "")
     try:
-        raw = (folder / "index.json").read_bytes()
+        raw = _small(folder / "index.json")
     except OSError as error:
         raise ConfigurationError(
             f"{name}: no OCI layout: index.json: {error.strerror}", hint="oci:DIR[:TAG] names a folder with index.json"
@@ -138,7 +143,7 @@ def from_layout(folder: Path, tag: str, *, platform: str, default: str) -> Found
 
     def blob(descriptor: Descriptor) -> bytes:
         try:
-            found = _path(folder, descriptor).read_bytes()
+            found = _small(_path(folder, descriptor))
         except OSError as error:
             raise IntegrityError(f"{name}: blob {descriptor.digest}: {error.strerror}") from None
         if Digest.of(found) != descriptor.digest:
@@ -153,8 +158,14 @@ def from_layout(folder: Path, tag: str, *, platform: str, default: str) -> Found
         except OSError:
             return None
 
-    top = parse_manifest(blob(chosen), chosen.media_type)
-    manifest, digest, platforms = _choose(name, top, lambda d: parse_manifest(blob(d)), platform, default)
+    def manifest_of(descriptor: Descriptor) -> Manifest | Index:
+        try:
+            return parse_manifest(blob(descriptor), descriptor.media_type)
+        except IntegrityError as error:
+            where = "" if error.message.startswith(name) else f"{name}: {descriptor.digest}: "
+            raise IntegrityError(where + error.message) from None
+
+    manifest, digest, platforms = _choose(name, manifest_of(chosen), manifest_of, platform, default)
     image = _image(name, manifest, blob, platform)
     return Found(name, "oci", image, read, digest, platforms, digests=_names(manifest.digest, digest))
 
@@ -173,6 +184,14 @@ def _entry(name: str, index: Index, tag: str) -> Descriptor:
     if len(different) != 1:
         raise ConfigurationError(f"{name}: the layout has {listed[:500]}", hint="choose one: oci:DIR:TAG")
     return next(iter(different.values()))
+
+
+def _small(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        raw = stream.read(_MOST + 1)
+    if len(raw) > _MOST:
+        raise OSError(errno.EFBIG, f"over {_MOST} bytes")
+    return raw
 
 
 def _path(folder: Path, descriptor: Descriptor) -> Path:
@@ -198,12 +217,12 @@ def from_docker(engine: Engine, state: State, reference: str, *, platform: str, 
     image = _remembered(state, identity) or _from_store(engine, identity, platform, default)
     note = "a local Docker gives its layers only whole: files and tensors are not looked at"
     found = _described(engine, local, reference)
+    if platform and _platform(platform) != found.platform:
+        raise ConfigurationError(f"{name}: is for {found.platform}, not for {platform}")
     if image is not None:
         counted = {index: size for index, size in enumerate(found.sizes) if size is not None}
         digests = (str(image.manifest.digest), identity)
         return Found(name, "docker", image, None, notes=(note,), digests=digests, counted=counted)
-    if platform and _platform(platform) != found.platform:
-        raise ConfigurationError(f"{name}: is for {found.platform}, not for {platform}")
     notes = (
         "this Docker keeps no compressed layers: sizes are those of the files, as docker history counts them",
         note,

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ..errors import LocalResourceError
+from ..errors import LocalResourceError, printable
 
 __all__ = ["diff", "inspect"]
 
@@ -115,7 +115,7 @@ def _show(as_json: bool, page: Path | None, document: Callable[[], Any], lines: 
     if as_json:
         print(json.dumps(document(), indent=2))
     elif page is not None:
-        print(page)
+        print(printable(str(page)))
     else:
         text = "\n".join(lines())
         print(text.encode(sys.stdout.encoding or "utf-8", "backslashreplace").decode(sys.stdout.encoding or "utf-8"))

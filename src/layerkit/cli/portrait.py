@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -73,9 +74,13 @@ def inspection_lines(found: Inspection, look: Look) -> list[str]:
         lines += ["", *_checkpoint(found, look)]
     if any(found.change(role) for role, _ in _SCENARIOS):
         lines += ["", *_changes(found, look)]
-    if found.notes:
-        lines += ["", *(look.dim(line) for note in found.notes for line in _wrapped(f"note: {printable(note)}", look))]
+    lines += _notes(found.notes, look)
     return [look.plain(line).rstrip() for line in lines]
+
+
+def _notes(notes: Sequence[str], look: Look) -> list[str]:
+    lines = [look.dim(line) for note in notes for line in _wrapped(f"note: {printable(note)}", look)]
+    return ["", *lines] if lines else []
 
 
 _SOURCES = {"registry": "from its registry", "docker": "from the local Docker", "oci": "from an OCI layout"}
@@ -125,7 +130,8 @@ def _layers(layers: Sequence[InspectedLayer], look: Look) -> list[str]:
         role = layer.role + "?" * layer.guessed
         digest = f"{layer.digest.short}…" if layer.digest else "-"
         sizes = f"{amount(stored(layer)):>10}{amount(unpacked(layer)):>11}"
-        made = look.fit(layer.created_by or "(not said)", room)
+        # Flags of RUN say how it ran, and not what: the room is for what. --json has all of it.
+        made = look.fit(re.sub(r"^RUN(?: --\S+)+ ", "RUN ", layer.created_by) or "(not said)", room)
         lines.append(f"{layer.index:>3}  {look.paint(f'{role:<14}', layer.role)}{sizes}  {digest:<14}{made}")
         if look.digests:
             name = f"{layer.digest}" if layer.digest else f"{layer.diff_id}"
@@ -147,13 +153,15 @@ def _checkpoint(found: Inspection, look: Look) -> list[str]:
         lines.append("  " + look.fit(" · ".join(where), look.width - 2))
     tensors = {item.file: item for item in facts.tensors}
     for file in facts.files[:12]:
-        lines.append(f"  {size(file.size):>9}  {look.fit(file.path, look.width - 13)}")
+        lines.append(f"  {size(file.size):>10}  {look.fit(file.path, look.width - 14)}")
         if (item := tensors.get(file.path)) is not None:
             parts = " ".join(f"{dtype} {size(count)}" for dtype, count in item.dtypes.items())
-            lines.append(f"{'':13}{item.count} tensors, {_count(item.parameters)} parameters: {parts}")
+            lines.append(
+                f"{'':14}{item.count} tensor{'s'[: item.count != 1]}, {_count(item.parameters)} parameters: {parts}"
+            )
     if len(facts.files) > 12:
         rest = facts.files[12:]
-        lines.append(f"  {size(sum(file.size for file in rest)):>9}  in {len(rest)} more files (--json lists them)")
+        lines.append(f"  {size(sum(file.size for file in rest)):>10}  in {len(rest)} more files (--json lists them)")
     if facts.missing:
         lines += [look.dim(line) for line in _wrapped(f"  tensors: {printable(facts.missing)}", look)]
     return lines
@@ -166,7 +174,7 @@ def _count(number: int) -> str:
     return str(number)
 
 
-_SCENARIOS = (("code", "new code"), ("checkpoint", "new weights"), ("dependencies", "a new dependency"))
+_SCENARIOS = (("code", "new code"), ("checkpoint", "new weights"), ("dependencies", "new dependencies"))
 
 
 def _changes(found: Inspection, look: Look) -> list[str]:
@@ -241,6 +249,7 @@ def difference_lines(found: Difference, look: Look) -> list[str]:
             for sign, value in (("-", item.before), ("+", item.after)):
                 if value is not None:
                     lines.append(f"    {sign} {look.fit(value, look.width - 6)}")
+    lines += _notes(tuple(dict.fromkeys((*before.notes, *after.notes))), look)
     return [look.plain(line).rstrip() for line in lines]
 
 

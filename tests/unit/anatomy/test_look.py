@@ -42,6 +42,26 @@ def test_layout_of_several(tmp_path: Path) -> None:
     assert layerkit.inspect(f"oci:{nested}", settings=HERE).index == index.digest
 
 
+def test_indexes_in_indexes(tmp_path: Path) -> None:
+    """An index in an index is followed, and a tower of them is refused."""
+    image = made([Part("COPY b", {"b": b"b"})])
+    tower: list[Index] = [Index.create([image.image.manifest.descriptor(image.image.platform)])]
+    for _ in range(6):
+        tower.append(Index.create([tower[-1].descriptor()]))
+    folder = write_layout(tmp_path, {f"v{n}": index for n, index in enumerate(tower)}, also=[image])
+    assert layerkit.inspect(f"oci:{folder}:v2", settings=HERE).digest == image.image.manifest.digest
+    with pytest.raises(IntegrityError, match="an index in an index"):
+        layerkit.inspect(f"oci:{folder}:v6", settings=HERE)
+
+
+def test_too_large(tmp_path: Path) -> None:
+    """A manifest of gigabytes is not read into memory."""
+    with (tmp_path / "index.json").open("wb") as stream:
+        stream.truncate(1 << 34)
+    with pytest.raises(ConfigurationError, match="over 8388608 bytes"):
+        layerkit.inspect(f"oci:{tmp_path}", settings=HERE)
+
+
 def test_damaged_layout(tmp_path: Path) -> None:
     """No layout, no JSON, a blob that is another: each said as what it is."""
     with pytest.raises(ConfigurationError, match="no OCI layout"):

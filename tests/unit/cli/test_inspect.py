@@ -59,7 +59,7 @@ def test_inspect(run: Run, layout: Path) -> None:
     assert done.status == 0 and done.err == ""
     assert done.out.startswith(f"oci:{layout}:v1\n  sha256:")
     assert "checkpoint?" in done.out and "? guessed from the image's history" in done.out
-    assert "1 tensors, 65.5 K parameters: F16 128.0 KiB" in done.out
+    assert "1 tensor, 65.5 K parameters: F16 128.0 KiB" in done.out
     assert "placed well: base < dependencies < checkpoint < code" in done.out
     assert "…" in done.out  # a digest that is short shows that it is
     whole = run("inspect", f"oci:{layout}:v1", "--digests").out
