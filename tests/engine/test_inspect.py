@@ -79,7 +79,7 @@ def test_layerkit_built(workspace: Workspace, node: Callable[[str], str], pulled
     said = {}
     for before, after, changed in steps:
         names_of = (f"registry:{workspace.repository}:{before}", f"registry:{workspace.repository}:{after}")
-        said[after] = json.loads(workspace.run("diff", "--json", *names_of).stdout)
+        said[after] = layerkit.diff(*names_of, settings=workspace.settings).to_json()
         assert said[after]["changed"] == changed
     assert said["v2"]["config"][0]["name"] == "Env.LAYERKIT_CHECKPOINT_DIGEST"
     for store, column in (("containerd", "download"), ("classic", "download_without_blobs")):

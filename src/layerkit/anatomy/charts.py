@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import printable
 from ..units import duration, size
 from .layers import Amount, InspectedLayer, by_role
+from .roles import brief
 from .treemap import squarify
 
 __all__ = ["PAIRED", "amount", "bar", "layer_map", "percent", "roles", "stack", "text", "timeline"]
@@ -124,7 +125,7 @@ def _tiles(
             f'<a class="tile {layer.role} {state}" href="#{prefix}{layer.index}" data-bytes="{weight}" style="{where}"'
             f' title="{text(hint, 600)}" aria-label="{text(said)}"><span class="name">{layer.role}</span>'
             f'<span class="bytes">{size(weight)} · {percent(weight / whole)}</span>'
-            f'<span class="made">{text(layer.created_by, 200)}</span></a>'
+            f'<span class="made">{text(brief(layer.created_by), 200)}</span></a>'
         )
     return "".join(tiles)
 
@@ -144,33 +145,67 @@ def stack(name: str, layers: Sequence[InspectedLayer], scale: int, states: Mappi
 
 
 def timeline(record: Mapping[str, Any]) -> str:
-    """When each part of a build ran, from the object that ``build --json`` prints; "" where it says nothing."""
-    spans = list(_spans(record))
+    """When each part of a build ran, from the object that ``build --json`` prints; "" where it says nothing.
+
+    BuildKit's steps stand under its phase, transfers under the checkpoint's; steps too short to be seen are folded.
+    """
+    spans = _grouped(list(_spans(record)))
     if not spans:
         return ""
-    end = max(begin + seconds for _, _, begin, seconds, _ in spans) or 1.0
-    rows = []
-    for kind, name, begin, seconds, state in spans:
-        role = {"build": "dependencies", "checkpoint": "checkpoint", "transfer": "checkpoint"}.get(
-            name if kind == "phase" else kind, "base"
-        )
-        left, width = begin / end * 100, seconds / end * 100
-        note = f", {text(state)}" if state not in ("", "done", "finished") else ""
-        shown = text(name, 120) if kind == "phase" else f'<span class="soft">{text(name, 120)}</span>'
-        rows.append(
-            f'<tr><th scope="row">{shown}</th><td class="number">{duration(seconds)}<span class="hidden">, from'
-            f' {duration(begin)}</span>{note}</td><td><div class="track" aria-hidden="true">'
-            f'<i class="{role} {"cached" if state == "cached" else ""}" style="left:{left:.3f}%;width:{width:.3f}%">'
-            "</i></div></td></tr>"
-        )
+    end = max(span[2] + span[3] for span in spans) or 1.0
+    long = [span for span in spans if span[0] == "phase" or span[3] >= end * _SHORT]
+    short = [span for span in spans if span not in long]
+    caption = f"<caption>{duration(end)} from start to end</caption>"
+    head = (
+        '<thead><tr><th scope="col">what</th><th scope="col" class="number">took</th><th scope="col">when</th></tr>'
+        "</thead>"
+    )
+
+    def table(rows: Sequence[_Row], above: str) -> str:
+        return f'<table class="times">{above}{head}<tbody>{"".join(_row(row, end) for row in rows)}</tbody></table>'
+
+    if not short:
+        return table(long, caption)
+    steps = f"{len(short)} more, each under {duration(max(end * _SHORT, 0.01))}"
+    return f"{table(long, caption)}<details><summary>{steps}</summary>{table(short, '')}</details>"
+
+
+_Row = tuple[str, str, float, float, str]  # kind, name, begin, seconds, state
+_SHORT = 0.015  # of the whole: what would be drawn as a dot
+
+
+def _row(span: _Row, end: float) -> str:
+    kind, name, begin, seconds, state = span
+    role = {"build": "dependencies", "checkpoint": "checkpoint", "transfer": "checkpoint", "step": "dependencies"}.get(
+        name if kind == "phase" else kind, "base"
+    )
+    left, width = begin / end * 100, seconds / end * 100
+    said = (
+        "" if state in ("", "done", "finished") else ", end not told" if state == "running" else f", {text(state, 40)}"
+    )
+    inner = "" if kind == "phase" else "inner"
     return (
-        f'<table class="times"><caption>{duration(end)} from start to end</caption><thead><tr><th scope="col">what</th>'
-        f'<th scope="col" class="number">took</th><th scope="col">when</th></tr></thead><tbody>{"".join(rows)}'
-        "</tbody></table>"
+        f'<tr class="{inner}"><th scope="row" title="{text(name, 600)}"><span class="step">{text(brief(name), 300)}'
+        "</span></th>"
+        f'<td class="number">{duration(seconds)}<span class="hidden">, from {duration(begin)}</span>{said}</td>'
+        f'<td><div class="track" aria-hidden="true"><i class="{role} {inner} {"cached" if state == "cached" else ""}"'
+        f' style="left:{left:.3f}%;width:{width:.3f}%"></i></div></td></tr>'
     )
 
 
-def _spans(record: Mapping[str, Any]) -> Iterable[tuple[str, str, float, float, str]]:
+def _grouped(spans: Sequence[_Row]) -> list[_Row]:
+    """Phases by their begin, each followed by what ran in it."""
+    home = {"step": "build", "transfer": "checkpoint"}
+    phases = sorted((span for span in spans if span[0] == "phase"), key=lambda span: (span[2], span[1]))
+    inside = sorted((span for span in spans if span[0] != "phase"), key=lambda span: span[2])
+    found: list[_Row] = []
+    for phase in phases:
+        found += [phase, *(span for span in inside if home.get(span[0]) == phase[1])]
+    names = {phase[1] for phase in phases}
+    return [*found, *(span for span in inside if home.get(span[0]) not in names)]
+
+
+def _spans(record: Mapping[str, Any]) -> Iterable[_Row]:
     """(kind, name, begin, seconds, state): as recorded, else from the phases' durations by the flow of a build."""
     found = record.get("timeline")
     for item in found if isinstance(found, list) else ():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ..lint.facts import CHECKPOINT_SUFFIXES
 from .layers import ROLES, UNKNOWN
 
-__all__ = ["Role", "Row", "Step", "guess_roles", "steps_of"]
+__all__ = ["Role", "Row", "Step", "brief", "guess_roles", "steps_of"]
 
 _LARGE = 32 * 1024 * 1024  # bytes from which a copy into a folder of models counts as a checkpoint
 _SHELL = re.compile(r"(?:\|\d+ .*?)??(?:/\S*/)?(?:ba|da|z|a)?sh(?: -\S+| pipefail)* -\w*c ", re.DOTALL)
@@ -25,6 +25,7 @@ _INSTALLED = re.compile(
     r"site-packages|dist-packages|/(?:opt|app)?/?\.?venv\b|/root/\.local|/opt/conda|node_modules|wheels?\b|/install\b"
     r"|requirements\S*\.(?:txt|in)|pyproject\.toml|(?:uv|poetry|Pipfile|pdm|conda)\S*\.lock|environment\.ya?ml",
 )
+_FLAGS = re.compile(r"\bRUN(?: --\S+)+ ")
 _ROOT_TAR = re.compile(r"(?:\bin|\s)\s*/\s*$")
 
 
@@ -72,6 +73,11 @@ def steps_of(created_by: str) -> tuple[str, str]:
     if keyword == "RUN":
         rest = _SHELL.sub("", rest, count=1)
     return keyword, rest.strip()
+
+
+def brief(text: str) -> str:
+    """*text* (an instruction, or the name of a build step) without the flags of RUN: how it ran, and not what."""
+    return _FLAGS.sub("RUN ", text)
 
 
 def guess_roles(history: Sequence[Step], rows: Sequence[Row], *, base: int | None = None) -> tuple[Role, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import click
 
 from ..anatomy import Amount, Difference, InspectedLayer, Inspection, Move, change
 from ..anatomy.layers import by_role, stored, total, unpacked
+from ..anatomy.roles import brief
 from ..errors import printable
 from .text import size
 
@@ -130,8 +130,7 @@ def _layers(layers: Sequence[InspectedLayer], look: Look) -> list[str]:
         role = layer.role + "?" * layer.guessed
         digest = f"{layer.digest.short}…" if layer.digest else "-"
         sizes = f"{amount(stored(layer)):>10}{amount(unpacked(layer)):>11}"
-        # Flags of RUN say how it ran, and not what: the room is for what. --json has all of it.
-        made = look.fit(re.sub(r"^RUN(?: --\S+)+ ", "RUN ", layer.created_by) or "(not said)", room)
+        made = look.fit(brief(layer.created_by) or "(not said)", room)
         lines.append(f"{layer.index:>3}  {look.paint(f'{role:<14}', layer.role)}{sizes}  {digest:<14}{made}")
         if look.digests:
             name = f"{layer.digest}" if layer.digest else f"{layer.diff_id}"
@@ -260,7 +259,7 @@ def _side_by_side(found: Difference, look: Look) -> list[str]:
 
     def row(sign: str, layer: InspectedLayer, note: str) -> None:
         digest = f"{layer.digest.short}…" if layer.digest else f"{layer.diff_id.short}…"
-        tail = look.fit(note or layer.created_by, room)
+        tail = look.fit(note or brief(layer.created_by), room)
         weight = size(layer.weight)
         lines.append(f"{sign} {look.paint(f'{layer.role:<13}', layer.role)}{weight:>10}  {digest:<14}{tail}")
         if look.digests:

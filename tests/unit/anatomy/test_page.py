@@ -114,3 +114,17 @@ def test_odd_records(record: dict[str, object]) -> None:
     found = portrait()
     odd = Inspection(**{**{name: getattr(found, name) for name in found.__slots__}, "timeline": record})
     assert "Its build" in inspection_page(odd)
+
+
+def test_timeline_in_groups() -> None:
+    """Steps stand under the build, transfers under the checkpoint, and what is too short to be seen is folded."""
+    rows = [
+        ("transfer", "m.pt", 0.6, 3.0), ("phase", "checkpoint", 0.5, 4.0), ("step", "RUN pip", 1.0, 8.0),
+        ("phase", "build", 0.5, 9.5), ("phase", "plan", 0.0, 0.05), ("step", "COPY", 9.0, 0.01),
+    ]  # fmt: skip
+    record = {"timeline": [dict(zip(("kind", "name", "begin", "seconds"), row, strict=True)) for row in rows]}
+    made = charts.timeline(record)
+    shown, _, folded = made.partition("<details>")
+    assert re.findall(r'class="step">([^<]*)<', shown) == ["plan", "build", "RUN pip", "checkpoint", "m.pt"]
+    assert re.findall(r'class="step">([^<]*)<', folded) == ["COPY"] and "1 more, each under 0.15 s" in folded
+    assert "left:10.000%;width:80.000%" in shown
