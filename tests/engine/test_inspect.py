@@ -123,6 +123,13 @@ def buildx(engine: Engine, name: str, folder: Path, *arguments: str) -> None:
     engine.docker("buildx", "build", "-q", "-t", name, *arguments, str(folder))
 
 
+def _fresh(folder: Path, **environment: str) -> layerkit.Settings:
+    """Surroundings of a machine that remembers nothing."""
+    return layerkit.Settings.from_environment(
+        {**os.environ, **environment, "LAYERKIT_STATE_DIR": str(folder / "state")}
+    )
+
+
 def roles(found: layerkit.Inspection) -> list[tuple[str, bool]]:
     return [(layer.role, layer.guessed) for layer in found.layers]
 
@@ -159,12 +166,19 @@ def test_built_by_hand(engine: Engine, by_hand: tuple[str, Path], node: Callable
     assert [role for role, _ in roles(layout_found)] == expected
     assert [x.diff_id for x in layout_found.layers] == [x.diff_id for x in found.layers]
 
+    # Loaded by buildx: with the containerd store the manifest comes out of the builder's content store.
+    buildx(engine, name, folder, "--load")
+    here = layerkit.inspect(f"docker:{name}", base=base, settings=_fresh(tmp_path))
+    assert [x.diff_id for x in here.layers] == [x.diff_id for x in found.layers]
+    if "containerd" in engine.docker("info", "--format", "{{.DriverStatus}}"):
+        assert [x.digest for x in here.layers] == [x.digest for x in found.layers]
+        assert [x.size for x in here.layers] == [x.size for x in found.layers]
+    assert here.unpacked.exact
+
     for store in ("containerd", "classic"):
         host = node(store)
         engine.docker("pull", "-q", name, host=host)
-        settings = layerkit.Settings.from_environment(
-            {**os.environ, "DOCKER_HOST": host, "LAYERKIT_STATE_DIR": str(tmp_path / "state")}
-        )
+        settings = _fresh(tmp_path, DOCKER_HOST=host)
         local = layerkit.inspect(name, settings=settings)
         assert local.source == "docker" and local.reference == f"docker:{name}"
         assert [layer.diff_id for layer in local.layers] == [layer.diff_id for layer in found.layers]
