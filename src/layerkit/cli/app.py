@@ -145,9 +145,12 @@ def _destination(push: bool, load: bool, output: str, platforms: Sequence[str]) 
 # Commands that live in modules of their own: name -> what --help says of it. Imported when they are called.
 _LATER = {
     "checkpoint": "Look at a checkpoint: inspect, digest, convert.",
+    "diff": "Say what differs between two images, and what a node moves for it.",
     "doctor": "Try what a build needs: docker, the builder, the registry.",
+    "inspect": "Say what an image is made of, by role, and what a change costs.",
     "lint": "Say what an expert would of a Dockerfile of a PyTorch service.",
 }
+_HOME = {"diff": "inspect"}  # where a command is not in the module of its name
 
 
 class _Commands(click.Group):
@@ -161,7 +164,8 @@ class _Commands(click.Group):
             return super().get_command(ctx, cmd_name)
         from importlib import import_module
 
-        found: click.Command = getattr(import_module(f".{cmd_name}", __package__), cmd_name)
+        home = _HOME.get(cmd_name, cmd_name)
+        found: click.Command = getattr(import_module(f".{home}", __package__), cmd_name)
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
