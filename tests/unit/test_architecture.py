@@ -35,13 +35,14 @@ MAY: dict[str, set[str]] = {
     "destinations": {
         "oci", "errors", "events", "state", "checkpoint", "registry", "runtime", "engine", "assemble", "planner",
     },
+    "recognise": {"oci", "events", "state", "fingerprint", "planner"},
     "request": {"oci", "errors", "project"},
     "results": {"oci", "assemble", "planner", "destinations"},
-    "staging": {"oci", "errors", "runtime", "fingerprint"},
+    "staging": {"oci", "errors", "checkpoint", "runtime", "fingerprint"},
     "bases": {"oci", "errors", "events", "state", "registry", "engine", "fingerprint"},
     "pipeline": {
         "oci", "errors", "events", "settings", "state", "project", "checkpoint", "runtime", "registry", "engine",
-        "fingerprint", "assemble", "planner", "destinations", "request", "results", "staging", "bases",
+        "fingerprint", "assemble", "planner", "destinations", "request", "results", "staging", "bases", "recognise",
     },
     "doctor": {"_version", "oci", "errors", "settings", "state", "registry", "engine"},
     "testing": {"oci", "errors", "registry"},
@@ -67,7 +68,8 @@ ONLY = {
     "subprocess": {"engine.py", "registry/credentials.py"},
     "sqlite3": {"state.py"},
 }
-PURE = ["oci/", "errors.py", "events.py", "planner.py", "assemble.py", "runtime/dockerfile.py", "runtime/bake.py",
+PURE = ["oci/", "errors.py", "events.py", "planner.py", "assemble.py", "checkpoint/shards.py",
+        "runtime/dockerfile.py", "runtime/bake.py",
         "runtime/progress.py", "runtime/placeholder.py", "registry/urls.py"]  # fmt: skip
 # What reads, writes or connects.
 IMPURE = {

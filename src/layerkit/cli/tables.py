@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import printable
-from ..planner import Plan
+from ..planner import LayerPlan, Plan
 from ..results import Result
 from .text import duration, size
 
@@ -59,6 +59,8 @@ def print_plan(plan: Plan) -> None:
         for layer in plan.layers
     ]
     print("\n".join(_rows(rows)))
+    for layer in plan.layers:
+        _print_parts(layer)
     if not plan.changes:
         print(f"nothing to do: {', '.join(plan.tags)} is {plan.digest}")
         return
@@ -66,3 +68,19 @@ def print_plan(plan: Plan) -> None:
     print(f"; tags move: {', '.join(plan.tags_to_move)}" if plan.tags_to_move else "")
     if plan.digest is not None:
         print(f"the image will be {plan.digest}")
+
+
+_CHANGED = {True: "changed", False: "unchanged", None: "not hashed yet"}
+
+
+def _print_parts(layer: LayerPlan) -> None:
+    """The layers of a checkpoint one by one: those that change, and how many do not."""
+    same = [part for part in layer.parts if part.changed is False]
+    others = [part for part in layer.parts if part.changed is not False]
+    if not layer.parts:
+        return
+    rows = [(f"  {_CHANGED[part.changed]}", size(part.size), printable(part.name)) for part in others]
+    if same:
+        rows.append(("  unchanged", size(sum(part.size for part in same)), f"{len(same)} of {len(layer.parts)} layers"))
+    print(f"{layer.role}, layer by layer:")
+    print("\n".join(_rows(rows)))

@@ -286,7 +286,13 @@ class DockerDestination:
         return Sent(tuple(layers), uploaded, reused, 0, frozenset(new))
 
     def keep_checkpoint(
-        self, layers: Sequence[Layer], key: str, content: Digest, ownership: Ownership, packer: Packer | None
+        self,
+        layers: Sequence[Layer],
+        key: str,
+        content: Digest,
+        ownership: Ownership,
+        packer: Packer | None,
+        weights: Digest | None = None,
     ) -> int:
         self._pending = (key, tuple(layers))
         return 0
