@@ -11,9 +11,11 @@ from .errors import IntegrityError
 from .fingerprint import Inputs
 from .oci import MEDIA, Descriptor, Digest, Image, Index, Layer, Manifest, Platform, compose, dump, layers_image
 
-__all__ = ["Assembled", "Runtime", "assemble", "checkpoint_image", "roles_of"]
+__all__ = ["PREFIX", "SAMPLES", "WEIGHTS", "Assembled", "Runtime", "assemble", "checkpoint_image", "roles_of"]
 
 PREFIX = "dev.layerkit."
+WEIGHTS = PREFIX + "checkpoint.weights"  # the weights hash of what is in the image
+SAMPLES = PREFIX + "checkpoint.samples"  # of its layers: checkpoint/sample.py
 # moby/buildkit, docs/attestations/attestation-storage.md
 _REFERENCE_TYPE = "vnd.docker.reference.type"
 _REFERENCE_DIGEST = "vnd.docker.reference.digest"
@@ -117,7 +119,11 @@ def assemble(
             layers,
             environment=_environment(inputs, content),
             labels=_labels(inputs, platform, content, key),
-            annotations={PREFIX + "inputs": dump(inputs.summary).decode(), **_labels(inputs, platform, content, key)},
+            annotations={
+                PREFIX + "inputs": dump(inputs.summary).decode(),
+                **_labels(inputs, platform, content, key),
+                **_samples(inputs, bool(layers)),
+            },
         )
         marks = range(at, at + len(layers)) if at is not None else range(0)
         roles[platform] = roles_of(image, base.layers.get(platform, 0) if base else 0, marks)
@@ -166,7 +172,14 @@ def _labels(inputs: Inputs, platform: str, content: Digest | None, key: str | No
         if inputs.project.checkpoint.placement == "layer" and content is not None and key is not None:
             labels[PREFIX + "checkpoint"] = key
             labels[PREFIX + "checkpoint.digest"] = str(content)
+            if inputs.checkpoint.made is not None:
+                labels[WEIGHTS] = str(content)
     return labels
+
+
+def _samples(inputs: Inputs, inside: bool) -> dict[str, str]:
+    samples = inputs.checkpoint.samples if inputs.checkpoint is not None and inside else ()
+    return {SAMPLES: " ".join(sample for sample in samples if sample)} if samples else {}
 
 
 def _follow(
@@ -205,11 +218,14 @@ def _follow(
     return Manifest.parse(dump(document), manifest.media_type), moved
 
 
-def checkpoint_image(layers: Sequence[Layer], key: str, content: Digest, ownership: Ownership) -> Image:
+def checkpoint_image(
+    layers: Sequence[Layer], key: str, content: Digest, ownership: Ownership, weights: Digest | None = None
+) -> Image:
     """The image of the checkpoint alone, as ``checkpoint-<key>`` names it."""
     facts = {
         PREFIX + "checkpoint": key,
         PREFIX + "checkpoint.digest": str(content),
         PREFIX + "checkpoint.target": ownership.target,
+        **({WEIGHTS: str(weights)} if weights is not None else {}),
     }
     return layers_image(layers, labels=facts, annotations=facts)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from .checkpoint import File, Ownership, find
+from .checkpoint import File, Ownership, arrange, find
 from .checkpoint.compress import needs_zstandard
-from .checkpoint.pack import Compression, checkpoint_key, content_digest
+from .checkpoint.convert import Options
+from .checkpoint.made import Made, Part, hash_content, make, parts_of
+from .checkpoint.pack import Blueprint, Content, Hashed, checkpoint_key, content_digest
+from .checkpoint.recipe import Recipe
 from .errors import ConfigurationError
 from .oci import Digest, dump
 from .project import Project
@@ -59,13 +62,15 @@ class CheckpointInputs:
         files: what it consists of.
         ownership: where it goes, whose it is.
         digests: path -> sha256, for the files that the stat cache knows.
-        compression: of its layers, as asked for.
+        recipe: what becomes of them.
+        made: what they become, where the recipe asks for their weights.
     """
 
     files: tuple[File, ...]
     ownership: Ownership
     digests: Mapping[str, Digest]
-    compression: Compression = "none"
+    recipe: Recipe = field(default_factory=Recipe)
+    made: Made | None = None
 
     @property
     def size(self) -> int:
@@ -74,23 +79,82 @@ class CheckpointInputs:
 
     @property
     def known(self) -> bool:
-        """Every file's digest is known without reading it."""
-        return len(self.digests) == len(self.files)
+        """What its key is of is known without reading it."""
+        hashed = len(self.digests) == len(self.files)
+        if self.made is None:
+            return hashed
+        return self.made.known and (hashed or self.recipe.hash == "weights")
 
     @property
     def key(self) -> str | None:
-        return checkpoint_key(dict(self.digests), self.ownership, self.compression) if self.known else None
+        if not self.known:
+            return None
+        compressed = self.recipe.compressed
+        if self.made is None:
+            return checkpoint_key(self.digests, self.ownership, (*self.recipe.limits, *compressed))
+        if self.recipe.hash == "file":
+            return checkpoint_key(self.digests, self.ownership, (self.recipe.text, *compressed))
+        others = {path: digest for path, digest in self.made.others.items() if digest is not None}
+        return checkpoint_key(others, self.ownership, (*self.made.key_lines, *compressed))
 
     @property
     def digest(self) -> Digest | None:
-        return content_digest(dict(self.digests)) if self.known else None
+        """What the checkpoint is called: its weights hash where it is made by that, else the digest of its files."""
+        if self.made is not None:
+            return self.made.weights if self.known else None
+        return content_digest(self.digests) if self.known else None
+
+    @property
+    def weights(self) -> Digest | None:
+        """The weights hash of what is in the image, where it is known."""
+        return self.made.weights if self.made is not None else None
+
+    @cached_property
+    def blueprints(self) -> tuple[Blueprint, ...]:
+        """Its layers, ready to be read."""
+        if self.made is not None:
+            return self.made.blueprints
+        return arrange(self.files, self.ownership, limit=self.recipe.max_layers)
+
+    @property
+    def contents(self) -> tuple[Content, ...]:
+        """Its files as they are in the image."""
+        return self.made.opened.contents if self.made is not None else self.files
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """Its layers by name and size, and what is known of each."""
+        return self.made.parts if self.made is not None else parts_of(self.blueprints)
+
+    @property
+    def samples(self) -> tuple[str, ...]:
+        """For a later build to see what may be the same: ``made.Made``."""
+        return self.made.samples if self.made is not None else ()
 
     @property
     def location(self) -> str:
         """Where a program finds it in the image: the file, or the folder of several."""
-        if len(self.files) == 1:
-            return str(PurePosixPath(self.ownership.target, self.files[0].path))
-        return str(PurePosixPath(self.ownership.target))
+        paths = self.made.locations if self.made is not None else tuple(file.path for file in self.files)
+        target = PurePosixPath(self.ownership.target)
+        return str(target / paths[0] if len(paths) == 1 else target)
+
+    def packed(self, hashed: Sequence[Hashed], state: State, on_read: Callable[[int], None]) -> CheckpointInputs:
+        """With all of it known, and kept in *state*, from what hashing its layers gave.
+
+        Raises:
+            CheckpointError: a file changed meanwhile.
+        """
+        digests = dict(self.digests)
+        for sections in (named for layer in hashed for named in layer.sections.items()):
+            if "" in sections[1]:
+                digests[sections[0]] = sections[1][""]
+        made = self.made.finished(hashed, state, on_read) if self.made is not None else None
+        if made is None or self.recipe.hash == "file":
+            for file in self.files:
+                digests[file.path] = digests.get(file.path) or hash_content(file, on_read)
+                state.remember_file(file.source, file.identity, digests[file.path])
+        digests = {file.path: digests[file.path] for file in self.files if file.path in digests}
+        return replace(self, digests=digests, made=made)
 
 
 @dataclass(frozen=True)
@@ -287,10 +351,19 @@ def _checkpoint(project: Project, copy: CheckpointCopy | None, state: State) -> 
     ownership = _ownership(project, copy)
     files = find(wanted.path, project.root)
     found = {file.path: state.file_digest(file.source, file.identity) for file in files}
+    digests = {path: digest for path, digest in found.items() if digest}
     if wanted.compression != "none":
         needs_zstandard()
-    known = {path: digest for path, digest in found.items() if digest}
-    return CheckpointInputs(files, ownership, known, wanted.compression)
+    recipe = Recipe(
+        wanted.format,
+        wanted.hashes,
+        Options(wanted.key or "", wanted.strip_prefix or "", wanted.dtype or "", tuple(wanted.drop)),
+        wanted.shard_bytes,
+        wanted.max_layers,
+        wanted.compression,
+    )
+    made = None if recipe.plain else make(wanted.path, project.root, files, ownership, recipe, state)
+    return CheckpointInputs(files, ownership, digests, recipe, made)
 
 
 def _ownership(project: Project, copy: CheckpointCopy | None) -> Ownership:

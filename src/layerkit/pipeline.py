@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .assemble import Assembled, Runtime, assemble
 from .bases import Bases
-from .checkpoint import Packer, arrange, checkpoint_key, content_digest
+from .checkpoint import Packer
 from .destinations import Destination, Output, Published, Sent, Stopped
 from .engine import BakeResult, Engine
 from .errors import ConfigurationError, LayerkitError, RefusedError
@@ -30,6 +30,7 @@ from .oci import Digest, Platform, Reference
 from .planner import ROLES, Plan
 from .planner import plan as decide
 from .project import Project
+from .recognise import recognise
 from .request import Request, named
 from .results import Result, bytes_of, layer_results, roles_rebuilt
 from .runtime import bake
@@ -235,6 +236,8 @@ class Session:
             keys = {platform: inputs.runtime_key(platform) for platform in inputs.platforms}
             key = inputs.checkpoint.key if inputs.checkpoint else None
             present = self.destination.look(keys, key, self.tags)
+            if self.request.way == "compose":
+                inputs, present = recognise(inputs, present, self.state, self.destination.checkpoint, self.listener)
             decided = decide(
                 inputs,
                 replace(present, mounts_base=self._mounts_base),
@@ -400,19 +403,21 @@ class Session:
         assert checkpoint is not None
         with self._phase("checkpoint"):
             count = _Count()
+            known = checkpoint.made.hashed() if checkpoint.made is not None else {}
             # Docker unpacks what it is given at once: nothing is gained there.
-            compression = "none" if self.destination.kind == "docker" else checkpoint.compression
-            packer = Packer(arrange(checkpoint.files, checkpoint.ownership, compression), count.add).start()
+            compression = "none" if self.destination.kind == "docker" else checkpoint.recipe.compression
+            blueprints = [replace(blueprint, compression=compression) for blueprint in checkpoint.blueprints]
+            packer = Packer(blueprints, count.add, known).start()
             try:
                 sent = self.destination.send(packer, self.listener, self._stop.is_set)
-                digests = packer.file_digests()
+                checkpoint = checkpoint.packed(packer.hashed(), self.state, count.add)
             finally:
                 packer.stop()
-            for file in checkpoint.files:
-                self.state.remember_file(file.source, file.identity, digests[file.path])
-            key = checkpoint_key(digests, checkpoint.ownership, checkpoint.compression)
-            content = content_digest(digests)
-            kept = self.destination.keep_checkpoint(sent.layers, key, content, checkpoint.ownership, packer)
+            key, content = checkpoint.key, checkpoint.digest
+            assert key is not None and content is not None
+            kept = self.destination.keep_checkpoint(
+                sent.layers, key, content, checkpoint.ownership, packer, checkpoint.weights
+            )
             return _Packed(packer, replace(sent, uploaded=sent.uploaded + kept), key, content, count.value)
 
     def _build_whole(self, plan: Plan) -> Result:
@@ -421,8 +426,7 @@ class Session:
         with self._phase("build"), tempfile.TemporaryDirectory(prefix="layerkit-") as folder:
             weights = Path(folder, "checkpoint")
             placed = inputs.project.checkpoint is not None and inputs.project.checkpoint.placement == "layer"
-            if placed and inputs.checkpoint is not None:
-                link_checkpoint(inputs, weights)
+            read = link_checkpoint(inputs, weights) if placed and inputs.checkpoint is not None else 0
             context = stage(inputs, Path(folder, "context"))
             platform = ",".join(inputs.platforms)
             target = self._target(
@@ -441,7 +445,7 @@ class Session:
             tuple(role for role in ROLES if role in {layer.role for layer in plan.layers if layer.action != "reused"}),
             True,
             result.bytes_sent,
-            inputs.checkpoint.size if placed and inputs.checkpoint else 0,
+            read,
             0,
             0,
             0,
@@ -495,7 +499,7 @@ class Session:
             roles_rebuilt(layers),
             baked is not None,
             baked.bytes_sent if baked else 0,
-            packed.read if packed else 0,
+            (packed.read if packed else 0) + plan.bytes_read,
             uploaded,
             bytes_of(layers, "reused"),
             sent.dropped if sent else 0,
@@ -567,6 +571,11 @@ def bake_definition(project: Project, *, tags: Sequence[str] = (), settings: Set
     with Session(project, request, settings or Settings.from_environment()) as session:
         inputs = session.inputs()
         context = ""
+        if inputs.checkpoint is not None and inputs.checkpoint.recipe.format != "keep":
+            raise ConfigurationError(
+                "checkpoint.format = 'safetensors': bake gives BuildKit the files as they are",
+                hint="layerkit checkpoint convert writes the file; name that one, with format = 'keep'",
+            )
         if inputs.checkpoint is not None:
             start = Path(project.root, project.checkpoint.path if project.checkpoint else "").absolute()
             context = str(start if start.is_dir() else start.parent)

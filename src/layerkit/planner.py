@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .assemble import PREFIX, Assembled, Runtime, assemble
-from .checkpoint.pack import arrange
-from .fingerprint import REQUIREMENT, Inputs
+from .assemble import PREFIX, SAMPLES, Assembled, Runtime, assemble
+from .checkpoint.made import Part
+from .fingerprint import REQUIREMENT, CheckpointInputs, Inputs
 from .oci import Digest, Image, Layer
 
-__all__ = ["ROLES", "Action", "Estimate", "LayerPlan", "Plan", "Present", "plan"]
+__all__ = ["ROLES", "Action", "Estimate", "LayerPlan", "PartPlan", "Plan", "Present", "plan"]
 
 ROLES = ("base", "dependencies", "checkpoint", "code")
 Action = Literal["reused", "built", "packed", "mounted"]
@@ -39,6 +39,27 @@ class Present:
     blobs: frozenset[Digest] = frozenset()
     mounts_base: bool = False
 
+    @property
+    def samples(self) -> frozenset[str]:
+        """Of the checkpoint in the image to compare with: ``checkpoint/sample.py``."""
+        image = next(iter(self.previous.values()), None)
+        return frozenset(image.manifest.annotations.get(SAMPLES, "").split() if image else ())
+
+
+@dataclass(frozen=True, slots=True)
+class PartPlan:
+    """What will happen to one layer of the checkpoint. ``size``: of the layer, in bytes.
+
+    ``changed``: False where the layer is at the destination, None where only hashing it will tell.
+    """
+
+    name: str
+    size: int
+    changed: bool | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "bytes": self.size, "changed": self.changed}
+
 
 @dataclass(frozen=True, slots=True)
 class LayerPlan:
@@ -46,6 +67,7 @@ class LayerPlan:
 
     ``bytes_to_builder`` and ``bytes_to_upload`` are at most these; None where only the build will tell. Where the
     plan is not sure (``known`` is False), the action is the most that can happen: the layer may turn out to be there.
+    ``parts``: its layers one by one, where it is a checkpoint of several.
     """
 
     role: str
@@ -54,9 +76,10 @@ class LayerPlan:
     bytes_to_builder: int | None = 0
     bytes_to_upload: int | None = 0
     known: bool = True
+    parts: tuple[PartPlan, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        found = {
             "role": self.role,
             "action": self.action,
             "reason": self.reason,
@@ -64,6 +87,7 @@ class LayerPlan:
             "bytes_to_upload": self.bytes_to_upload,
             "known": self.known,
         }
+        return found | ({"parts": [part.to_json() for part in self.parts]} if self.parts else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +150,12 @@ class Plan:
         """Of the finished image, when it is known already."""
         return self.assembled.digest if self.assembled else None
 
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of the checkpoint that were read to make this plan: of weights that look like those of before."""
+        checkpoint = self.inputs.checkpoint
+        return checkpoint.made.read if checkpoint is not None and checkpoint.made is not None else 0
+
     def to_json(self) -> dict[str, Any]:
         return {
             "schema_version": 1,
@@ -140,6 +170,7 @@ class Plan:
             "layers": [layer.to_json() for layer in self.layers],
             "tags_to_move": list(self.tags_to_move),
             "seconds": self.estimate.to_json() if self.estimate else None,
+            "checkpoint_read": self.bytes_read,
         }
 
 
@@ -251,20 +282,41 @@ def _checkpoint(inputs: Inputs, present: Present, pack: bool, way: Way) -> list[
     if not pack:
         action: Action = "mounted" if wanted.placement == "artifact" else "reused"
         assert checkpoint.key is not None
-        return [LayerPlan("checkpoint", action, f"its layers are there as checkpoint-{checkpoint.key[:12]}")]
-    size = sum(blueprint.size for blueprint in arrange(checkpoint.files, checkpoint.ownership))
-    size += size // 1000 if checkpoint.compression == "zstd" else 0  # bytes that do not shrink get frames around them
-    before = _labels(present.previous).get(PREFIX + "checkpoint.digest", "")
-    if not checkpoint.known:
-        unknown = [file.path for file in checkpoint.files if file.path not in checkpoint.digests]
-        names = ", ".join(unknown[:3]) + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else "")
-        reason = f"{names} not hashed yet: sent while hashed, dropped where its layer turns out to be there"
-    elif before and checkpoint.digest is not None and before != str(checkpoint.digest):
-        reason = f"weights changed: {before.removeprefix('sha256:')[:12]} → {checkpoint.digest.short}"
-    else:
-        reason = "its layers are not at the destination"
+        reason = f"its layers are there as checkpoint-{checkpoint.key[:12]}"
+        if checkpoint.made is not None and checkpoint.made.read and checkpoint.weights is not None:
+            reason = f"hashed: the same tensors (weights hash {checkpoint.weights.short}); {reason}"
+        there = tuple(PartPlan(part.name, part.size, False) for part in checkpoint.parts)
+        return [LayerPlan("checkpoint", action, reason, parts=there if len(there) > 1 else ())]
+    parts = tuple(PartPlan(part.name, part.size, _changed(part, present)) for part in checkpoint.parts)
+    size = sum(part.size for part in parts if part.changed is not False)
+    if checkpoint.recipe.compression == "zstd":
+        size += size // 1000  # bytes that do not shrink get frames around them
+    reason = _reason(checkpoint, parts, present)
     # A layer may be there under another key: the same file in another checkpoint.
-    return [LayerPlan("checkpoint", "packed", reason, 0, size, known=False)]
+    return [LayerPlan("checkpoint", "packed", reason, 0, size, False, parts if len(parts) > 1 else ())]
+
+
+def _changed(part: Part, present: Present) -> bool | None:
+    """Whether the layer must be sent. A sample proves that it must, a digest that it must not."""
+    if part.hashed is not None:
+        return part.hashed.digest not in present.blobs
+    return True if part.sample and present.samples and part.sample not in present.samples else None
+
+
+def _reason(checkpoint: CheckpointInputs, parts: Sequence[PartPlan], present: Present) -> str:
+    before = _labels(present.previous).get(PREFIX + "checkpoint.digest", "")
+    there = sum(part.changed is False for part in parts)
+    if there and there < len(parts):
+        return f"{len(parts) - there} of {len(parts)} layers changed; the others are there"
+    if checkpoint.digest is not None and before and before != str(checkpoint.digest):
+        return f"weights changed: {before.removeprefix('sha256:')[:12]} → {checkpoint.digest.short}"
+    if checkpoint.known:
+        return "its layers are not at the destination"
+    if checkpoint.made is not None and present.samples:
+        return "weights changed: hashed while they are sent"
+    unknown = [file.path for file in checkpoint.files if file.path not in checkpoint.digests]
+    names = ", ".join(unknown[:3]) + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else "")
+    return f"{names or 'weights'} not hashed yet: sent while hashed, dropped where its layer turns out to be there"
 
 
 def _labels(previous: Mapping[str, Image]) -> Mapping[str, str]:

@@ -9,15 +9,15 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, TypeVar
+from pathlib import Path
+from typing import Any
 
 import tomli
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
-from pydantic.dataclasses import dataclass
+from pydantic import TypeAdapter, ValidationError
 
 from .errors import ConfigurationError, Problem, printable
-from .oci import Platform, Reference
+from .positions import line_of, positions
+from .tables import Builder, Cache, Checkpoint, Code, Dependencies, Image, Project, Secret
 
 __all__ = [
     "Builder",
@@ -34,281 +34,8 @@ __all__ = [
 ]
 
 MAX_FILE_SIZE = 1024 * 1024  # bytes; a build description is some kilobytes, and a parser's work grows with it
-_MAX_STATEMENT = 300  # lines of one assignment, from which lines are no longer told in error messages
 FILE_NAMES = ("layerkit.toml", "pyproject.toml")
 
-_CONFIG = ConfigDict(extra="forbid")
-_NUMERIC_OWNER = re.compile(r"(?P<user>\d{1,10}|root)(?::(?P<group>\d{1,10}|root))?")
-_MAX_OWNER = 2**32 - 2  # of a uid_t; its -1 means "leave as it is"
-_OCTAL = re.compile(r"0?[0-7]{3,4}")
-_SECRET_NAME = re.compile(
-    r"(?i)(?:^|[_-])(?:token|secret|passwd|password|api_?key|credentials?|private_?key)(?:$|[_-])"
-)
-_IDENTIFIER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
-T = TypeVar("T")
-
-
-def _items(value: Sequence[T]) -> Sequence[T]:
-    return tuple(value)
-
-
-def _line(value: str) -> str:
-    if any(ord(c) < 32 or ord(c) == 127 for c in value):
-        raise ValueError("control characters and line breaks are not allowed here")
-    if not value:
-        raise ValueError("must not be empty")
-    return value
-
-
-def _absolute(value: str) -> str:
-    path = PurePosixPath(_line(value))
-    if not path.is_absolute() or ".." in path.parts or "$" in value:
-        raise ValueError(f"{value!r} must be an absolute path in the image, without '..' or variables")
-    return value
-
-
-def _inside(value: str) -> str:
-    path = PurePosixPath(_line(value))
-    if path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"{value!r} must be a path inside the project folder")
-    return value
-
-
-def _owner(value: str) -> str:
-    if not _NUMERIC_OWNER.fullmatch(value):
-        raise ValueError(
-            f"{value!r} is no owner: write numbers, as in '1000:1000' (a layer that is linked, not copied,"
-            " has no /etc/passwd to look a name up in; 'root' is 0)"
-        )
-    if any(part != "root" and int(part) > _MAX_OWNER for part in value.split(":")):
-        raise ValueError(f"{value!r} is no owner: the highest number is {_MAX_OWNER}")
-    return value
-
-
-def _mode(value: str) -> str:
-    if not _OCTAL.fullmatch(value):
-        raise ValueError(f"{value!r} is no octal mode, as in '0644'")
-    return value
-
-
-def _name(value: str) -> str:
-    try:
-        reference = Reference.parse(value)
-    except ConfigurationError as error:
-        raise ValueError(str(error)) from None
-    if reference.tag or reference.digest:
-        raise ValueError(f"{value!r} must be a repository without a tag: tags are given to the build (-t v2)")
-    return value
-
-
-def _base(value: str) -> str:
-    try:
-        Reference.parse(value)
-    except ConfigurationError as error:
-        raise ValueError(str(error)) from None
-    return value
-
-
-def _platform(value: str) -> str:
-    return str(Platform.parse(value))
-
-
-def _variables(value: Mapping[str, str]) -> Mapping[str, str]:
-    for name in value:
-        if not _VARIABLE.fullmatch(name):
-            raise ValueError(f"{name!r} is no variable name")
-        if _SECRET_NAME.search(name):
-            raise ValueError(
-                f"{name!r} looks like a secret, and would stay in the image's history: give it as"
-                f" [builder.secrets] {name} = {{ env = {name!r} }} and RUN --mount=type=secret,id={name}"
-            )
-    return value
-
-
-Line = Annotated[str, AfterValidator(_line)]
-Absolute = Annotated[str, AfterValidator(_absolute)]
-Inside = Annotated[str, AfterValidator(_inside)]
-Lines = Annotated[Sequence[Line], AfterValidator(_items)]
-Insides = Annotated[Sequence[Inside], AfterValidator(_items)]
-Variables = Annotated[Mapping[str, str], AfterValidator(_variables)]
-Platforms = Annotated[Sequence[Annotated[str, AfterValidator(_platform)]], AfterValidator(_items)]
-Ports = Annotated[Sequence[Annotated[int, Field(ge=1, le=65535)]], AfterValidator(_items)]
-
-
-@dataclass(frozen=True, config=_CONFIG)
-class Secret:
-    """Where a build secret comes from: a ``file``, or an ``env`` variable of the machine that builds.
-
-    The value is mounted for the steps that need it, and is in no layer, history entry, label or provenance.
-    """
-
-    file: Annotated[str, Field(description="Path of a file on this machine; ~ is the home folder.")] = ""
-    env: Annotated[str, Field(description="Name of an environment variable on this machine.")] = ""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Secret:
-        if bool(self.file) == bool(self.env):
-            raise ValueError("a secret has either file = … or env = …")
-        return self
-
-
-def _secrets(value: Mapping[str, Secret]) -> Mapping[str, Secret]:
-    for name in value:
-        if not _IDENTIFIER.fullmatch(name):
-            raise ValueError(f"{name!r} is no secret id: letters, digits, '_', '.', '-'")
-    return value
-
-
-Secrets = Annotated[Mapping[str, Secret], AfterValidator(_secrets)]
-
-
-@dataclass(frozen=True, config=_CONFIG)
-class Image:
-    """``[image]``: the image's name, what it starts from, and how it is run."""
-
-    name: Annotated[str, AfterValidator(_name), Field(description="Repository, without a tag: ghcr.io/acme/resnet.")]
-    base: Annotated[str, AfterValidator(_base), Field(description="Image to start from. Not with 'dockerfile'.")] = (
-        "python:3.11-slim"
-    )
-    dockerfile: Annotated[
-        str, Field(description="Your own Dockerfile, with one 'COPY --link --from=checkpoint . DIR/' line.")
-    ] = ""
-    target: Annotated[str, Field(description="Stage of 'dockerfile' to build; the last where left out.")] = ""
-    platforms: Annotated[Platforms, Field(description="As in linux/amd64; this machine's where left out.")] = ()
-    command: Annotated[Lines, Field(description='Exec form: ["python", "serve.py"].')] = ()
-    entrypoint: Annotated[Lines, Field(description="Exec form.")] = ()
-    workdir: Annotated[Absolute, Field(description="Working folder of the command.")] = "/app"
-    user: Annotated[str, Field(description="User (name or uid[:gid]) that the command runs as.")] = ""
-    env: Annotated[Variables, Field(description="Environment of the command.")] = Field(default_factory=dict)
-    labels: Annotated[Mapping[str, str], Field(description="Image labels.")] = Field(default_factory=dict)
-    expose: Annotated[Ports, Field(description="TCP ports that the command listens on.")] = ()
-
-
-@dataclass(frozen=True, config=_CONFIG)
-class Dependencies:
-    """``[dependencies]``: Python and system packages, the heavy ones in a layer of their own."""
-
-    requirements: Annotated[str, Field(description="requirements.txt, hashes allowed; '' for none.")] = ""
-    separate: Annotated[
-        Lines, Field(description='Packages (globs allowed) for a layer of their own: ["torch", "nvidia-*"].')
-    ] = ()
-    installer: Annotated[Literal["pip", "uv"], Field(description="What installs the packages.")] = "pip"
-    wheels: Annotated[str, Field(description="Folder of wheels: packages come from there alone, with no network.")] = ""
-    apt: Annotated[Lines, Field(description="Debian packages of the image.")] = ()
-    build_apt: Annotated[
-        Lines, Field(description="Debian packages needed only to build wheels; they stay out of the image.")
-    ] = ()
-    secrets: Annotated[
-        Secrets,
-        Field(
-            description="For install steps: 'pip.conf', 'netrc' and 'ca' (a CA bundle) are put where installers"
-            " look for them; any other id becomes the environment variable of that name."
-        ),
-    ] = Field(default_factory=dict)
-
-
-@dataclass(frozen=True, config=_CONFIG)
-class Code:
-    """``[code]``: which files of the project are the code, and where they go. ``.dockerignore`` is honoured."""
-
-    include: Annotated[Insides, Field(description="Files, folders or globs, relative to the project folder.")] = ()
-    exclude: Annotated[Lines, Field(description="Patterns to leave out, as in .dockerignore.")] = ()
-    target: Annotated[Absolute, Field(description="Folder in the image.")] = "/app"
-
-
-@dataclass(frozen=True, config=_CONFIG)
-class Checkpoint:
-    """``[checkpoint]``: the weights, and where they go."""
-
-    path: Annotated[Line, Field(description="File, folder or glob, relative to the project folder.")]
-    target: Annotated[
-        Absolute | None,
-        Field(description="Folder in the image (default /app/model/). With your own Dockerfile its COPY line says it."),
-    ] = None
-    chown: Annotated[
-        Annotated[str, AfterValidator(_owner)] | None,
-        Field(description="Owner as uid[:gid] or root (default root:root)."),
-    ] = None
-    chmod: Annotated[
-        Annotated[str, AfterValidator(_mode)] | None,
-        Field(description="Octal mode of files (default 0644); folders get the x of every r."),
-    ] = None
-    placement: Annotated[
-        Literal["layer", "volume", "artifact"],
-        Field(
-            description="layer: in the image, in layers of its own. volume: mounted at run time, not in the image."
-            " artifact: pushed as an image of its own, mounted at run time."
-        ),
-    ] = "layer"
-    compression: Annotated[
-        Literal["none", "zstd", "auto"],
-        Field(
-            description="Of the layers in a registry. none: as they are. zstd: needs layerkit[zstd]. auto: zstd where a"
-            " sample of the weights shrinks by a tenth and more (bf16 does, fp16 and fp32 do not)."
-        ),
-    ] = "none"
-
-
-@dataclass(frozen=True, config=_CONFIG)
-class Cache:
-    """``[cache]``: where BuildKit's cache, the runtime images and the checkpoint images are kept."""
-
-    to: Annotated[
-        Annotated[Sequence[Line], AfterValidator(_items)] | None,
-        Field(description="buildx cache-to entries; REPO:buildcache where left out, [] for none."),
-    ] = None
-    from_: Annotated[
-        Annotated[Sequence[Line], AfterValidator(_items)] | None,
-        Field(description="buildx cache-from entries; REPO:buildcache where left out, [] for none."),
-    ] = None
-    repository: Annotated[str, Field(description="Another repository for cache, runtime and checkpoint images.")] = ""
-
-
-@dataclass(frozen=True, config=_CONFIG)
-class Builder:
-    """``[builder]``: which builder, and what it is given."""
-
-    name: Annotated[str, Field(description="buildx builder; docker's own choice where left out.")] = ""
-    args: Annotated[Variables, Field(description="Build arguments. Never secrets.")] = Field(default_factory=dict)
-    secrets: Annotated[Secrets, Field(description="Secrets for RUN --mount=type=secret of your own Dockerfile.")] = (
-        Field(default_factory=dict)
-    )
-    ssh: Annotated[Lines, Field(description="SSH agents or keys, as in buildx --ssh.")] = ()
-    network: Annotated[Literal["", "default", "none", "host"], Field(description="Network of RUN steps.")] = ""
-    attest: Annotated[Lines, Field(description="Attestations, as in buildx --attest; none by default.")] = ()
-
-
-@dataclass(frozen=True, config=_CONFIG)
-class Project:
-    """A whole build. ``root`` is the folder that relative paths start from; it is in no digest."""
-
-    image: Image
-    dependencies: Dependencies = Field(default_factory=Dependencies)
-    code: Code = Field(default_factory=Code)
-    checkpoint: Checkpoint | None = None
-    cache: Cache = Field(default_factory=Cache)
-    builder: Builder = Field(default_factory=Builder)
-    root: Path = Path()
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Project:
-        if self.image.dockerfile:
-            if self.dependencies != Dependencies():
-                raise ValueError("[dependencies] has no effect with image.dockerfile: your Dockerfile installs them")
-            if self.code != Code():
-                raise ValueError("[code] has no effect with image.dockerfile: your Dockerfile copies it")
-            plain = Image(self.image.name)
-            for name in ("base", "command", "entrypoint", "workdir", "user", "env", "labels", "expose"):
-                if getattr(self.image, name) != getattr(plain, name):
-                    raise ValueError(f"image.{name} has no effect with image.dockerfile: your Dockerfile says it")
-        elif self.image.target:
-            raise ValueError("image.target needs image.dockerfile")
-        return self
-
-
-# ---------------------------------------------------------------------------------------------------------- reading
 
 _TABLES: dict[str, type] = {
     "image": Image,
@@ -465,14 +192,14 @@ def _validate(document: Mapping[str, Any], *, root: Path, file: Path, text: str,
     else:
         if not problems:
             return project
-    positions = _positions(text)
+    lines = positions(text)
     found = sorted(
         (
             Problem(
                 printable(message),
                 where=printable(".".join(where)),
                 file=str(file),
-                line=_line_of(positions, prefix + where),
+                line=line_of(lines, prefix + where),
                 hint=hint,
             )
             for where, message, hint in problems
@@ -498,43 +225,6 @@ def _problems(error: ValidationError) -> Iterator[tuple[tuple[str, ...], str, st
 def _near(word: str, known: Mapping[str, Any]) -> str:
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f"did you mean {near[0]!r}?" if near else "known: " + ", ".join(known)
-
-
-def _positions(text: str) -> dict[tuple[str, ...], int]:
-    """Key -> the line, from 1, where it is first there.
-
-    tomli keeps no positions: each statement (a header, or an assignment of one or more lines) is read by itself.
-    """
-    found: dict[tuple[str, ...], int] = {}
-    table: tuple[str, ...] = ()
-
-    def note(value: Any, path: tuple[str, ...], line: int) -> tuple[str, ...]:
-        last = path
-        for key, inner in value.items() if isinstance(value, dict) else ():
-            found.setdefault((*path, key), line)
-            last = note(inner, (*path, key), line)
-        return last
-
-    statement, first = "", 1
-    for number, line in enumerate(text.split("\n"), 1):
-        statement += line + "\n"
-        try:
-            parsed = tomli.loads(statement)
-        except (tomli.TOMLDecodeError, RecursionError):
-            if number - first > _MAX_STATEMENT:
-                break
-            continue
-        if statement.lstrip().startswith("["):
-            table = note(parsed, (), first)
-        else:
-            note(parsed, table, first)
-        statement, first = "", number + 1
-    return found
-
-
-def _line_of(positions: Mapping[tuple[str, ...], int], where: tuple[str, ...]) -> int:
-    """The line of the key *where*, or of the nearest table around it; 0 where none is in the file."""
-    return next((positions[where[:n]] for n in range(len(where), 0, -1) if where[:n] in positions), 0)
 
 
 def schema() -> dict[str, Any]:

@@ -7,7 +7,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from .errors import ConfigurationError
+from .checkpoint import Content, File
+from .errors import ConfigurationError, LocalResourceError, printable
 from .fingerprint import Inputs, hash_file
 from .oci import Reference
 from .runtime import bake, materialise
@@ -52,13 +53,38 @@ def pins(inputs: Inputs) -> Mapping[str, str]:
     return pins
 
 
-def link_checkpoint(inputs: Inputs, folder: Path) -> None:
-    """The checkpoint's files alone in a folder, for BuildKit to read: linked where that is possible, else copied."""
+def link_checkpoint(inputs: Inputs, folder: Path) -> int:
+    """The checkpoint's files as they are in the image alone in a folder, for BuildKit to read; their bytes.
+
+    Linked where that is possible, else copied; what is made of the weights is written there.
+
+    Raises:
+        CheckpointError: a file cannot be read, or changed meanwhile.
+        LocalResourceError: no room for them.
+    """
     assert inputs.checkpoint is not None
-    for file in inputs.checkpoint.files:
-        place = folder / file.path
-        place.parent.mkdir(parents=True, exist_ok=True)
+    contents = inputs.checkpoint.contents
+    for content in contents:
+        place = folder / content.path
         try:
-            os.link(file.source, place)
-        except OSError:
-            shutil.copyfile(file.source, place)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if not isinstance(content, File):
+                _write(content, place)
+                continue
+            try:
+                os.link(content.source, place)
+            except OSError:
+                shutil.copyfile(content.source, place)
+        except OSError as error:
+            raise LocalResourceError(
+                f"{printable(content.path)}: cannot be written for BuildKit: {error.strerror}",
+                hint=f"it takes {content.size} bytes in the folder for temporary files (TMPDIR)",
+            ) from None
+    return sum(content.size for content in contents)
+
+
+def _write(content: Content, place: Path) -> None:
+    buffer = memoryview(bytearray(1024 * 1024))
+    with place.open("xb") as stream:
+        for chunk in content.read(0, lambda: buffer):
+            stream.write(chunk)

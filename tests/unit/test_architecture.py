@@ -22,7 +22,10 @@ MAY: dict[str, set[str]] = {
     "oci": {"errors"},
     "settings": {"oci", "errors"},
     "state": {"oci", "errors"},
-    "project": {"oci", "errors"},
+    "fields": {"oci", "errors"},
+    "positions": set(),
+    "tables": {"fields"},
+    "project": {"oci", "errors", "fields", "positions", "tables"},
     "checkpoint": {"oci", "errors", "state"},
     "runtime": {"oci", "errors", "events", "project"},
     "registry": {"_version", "oci", "errors", "events"},
@@ -33,15 +36,16 @@ MAY: dict[str, set[str]] = {
     "destinations": {
         "oci", "errors", "events", "state", "checkpoint", "registry", "runtime", "engine", "assemble", "planner",
     },
+    "recognise": {"oci", "events", "state", "fingerprint", "planner"},
     "request": {"oci", "errors", "project"},
     "forecast": {"planner", "results"},
     "timeline": {"events"},
     "results": {"oci", "assemble", "planner", "destinations", "timeline"},
-    "staging": {"oci", "errors", "runtime", "fingerprint"},
+    "staging": {"oci", "errors", "checkpoint", "runtime", "fingerprint"},
     "bases": {"oci", "errors", "events", "state", "registry", "engine", "fingerprint"},
     "pipeline": {
         "oci", "errors", "events", "settings", "state", "project", "checkpoint", "runtime", "registry", "engine",
-        "fingerprint", "assemble", "planner", "destinations", "request", "results", "staging", "bases",
+        "fingerprint", "assemble", "planner", "destinations", "request", "results", "staging", "bases", "recognise",
         "forecast", "timeline",
     },
     "doctor": {"_version", "oci", "errors", "settings", "state", "registry", "engine"},
@@ -60,8 +64,8 @@ MAY: dict[str, set[str]] = {
 }  # fmt: skip
 # Third parties, and the one place of each. A pattern that ends with * is a prefix.
 ONLY = {
-    "tomli": {"project.py"},
-    "pydantic": {"project.py"},
+    "tomli": {"project.py", "positions.py"},
+    "pydantic": {"project.py", "fields.py", "tables.py"},
     "python_on_whales": {"engine.py"},
     "urllib3": {"registry/transport.py", "registry/connection.py"},
     "tenacity": {"registry/transport.py"},
@@ -75,7 +79,7 @@ ONLY = {
 PURE = ["oci/", "errors.py", "units.py", "events.py", "planner.py", "assemble.py", "runtime/dockerfile.py",
         "runtime/bake.py", "runtime/progress.py", "runtime/placeholder.py", "registry/urls.py", "anatomy/layers.py",
         "anatomy/costs.py", "anatomy/roles.py", "anatomy/treemap.py", "anatomy/inspection.py", "anatomy/difference.py",
-        "anatomy/dissect.py", "anatomy/found.py", "anatomy/charts.py"]  # fmt: skip
+        "anatomy/dissect.py", "anatomy/found.py", "anatomy/charts.py", "checkpoint/shards.py"]  # fmt: skip
 # What reads, writes or connects.
 IMPURE = {
     "os",

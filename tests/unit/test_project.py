@@ -46,6 +46,14 @@ chown = "1000:1000"
 chmod = "0440"
 placement = "artifact"
 compression = "auto"
+format = "safetensors"
+hash = "weights"
+key = "state_dict"
+strip-prefix = "module."
+dtype = "bfloat16"
+drop = ["*.num_batches_tracked"]
+shard-size = "1GiB"
+max-layers = 16
 
 [cache]
 to = []
@@ -115,6 +123,14 @@ def test_everything(tmp_path: Path) -> None:
             chmod="0440",
             placement="artifact",
             compression="auto",
+            format="safetensors",
+            hash="weights",
+            key="state_dict",
+            strip_prefix="module.",
+            dtype="bfloat16",
+            drop=["*.num_batches_tracked"],
+            shard_size="1GiB",
+            max_layers=16,
         ),
         cache=project.cache,
         builder=Builder(
@@ -129,6 +145,46 @@ def test_everything(tmp_path: Path) -> None:
     )
     assert (project.cache.to, project.cache.from_) == ((), ("type=registry,ref=ghcr.io/acme/cache",))
     assert project.cache.repository == "ghcr.io/acme/cache"
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        pytest.param('key = "model"', "checkpoint.key: has no effect on a file that is kept", id="key"),
+        pytest.param('key = "model"\nhash = "file"', "checkpoint.key: has no effect", id="key-file"),
+        pytest.param('strip-prefix = "module."', "checkpoint.strip-prefix: has no effect", id="prefix"),
+        pytest.param('dtype = "float16"', "checkpoint.dtype: has no effect on a file that is kept", id="dtype"),
+        pytest.param('drop = ["a"]\nformat = "keep"', "checkpoint.drop: has no effect", id="drop"),
+        pytest.param('shard-size = "1GiB"', "checkpoint.shard-size: has no effect", id="shards"),
+        pytest.param('format = "safetensors"\nshard-size = "1 gig"', "'1 gig' is no size, as in '1GiB'", id="size"),
+        pytest.param('format = "safetensors"\nshard-size = "0"', "'0' is no size", id="nothing"),
+        pytest.param('format = "safetensors"\nshard-size = "1MB"\nmax-layers = 1', "must be 2 at least", id="layers"),
+        pytest.param("max-layers = 101", "less than or equal to 100", id="too-many"),
+        pytest.param('format = "safetensors"\nplacement = "volume"', "has no effect with placement", id="volume"),
+        pytest.param('hash = "weights"\nplacement = "volume"', "has no effect with placement", id="volume-hash"),
+        pytest.param('format = "safetensors"\ndtype = "float8"', "checkpoint.dtype", id="no-dtype"),
+    ],
+)
+def test_what_becomes_of_the_checkpoint(tmp_path: Path, keys: str, expected: str) -> None:
+    """Keys of [checkpoint] that contradict each other are refused, with the line of the key."""
+    text = minimal(f'[checkpoint]\npath = "w.pt"\n{keys}\n')
+    (problem,) = problems(tmp_path, text)
+    assert expected in problem
+    line = int(problem.split(":")[1])
+    name = problem.split("checkpoint.")[1].split(":")[0]
+    assert text.splitlines()[line - 1].startswith(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("1GiB", 2**30), ("500MB", 500 * 10**6), ("1.5 MiB", 1536 * 1024), ("4096", 4096), ("2k", 2000), ("7B", 7)],
+)
+def test_sizes(text: str, expected: int) -> None:
+    """A size is in units of 1024 with an i and of 1000 without."""
+    checkpoint = Checkpoint("w.pt", format="safetensors", shard_size=text)
+    assert (checkpoint.shard_bytes, checkpoint.hashes) == (expected, "weights")
+    assert (Checkpoint("w.pt").shard_bytes, Checkpoint("w.pt").hashes) == (0, "file")
+    assert Checkpoint("w.pt", hash="weights", key="model").hashes == "weights"
 
 
 def test_minimal(tmp_path: Path) -> None:

@@ -6,12 +6,11 @@ without a temporary file. The same weights and options give the same bytes.
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import errno
 import os
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -19,9 +18,10 @@ from pathlib import Path
 from ..errors import CheckpointError, ConfigurationError, LocalResourceError, printable
 from .opening import open_weights
 from .safetensors import layout, size_of
-from .weights import CHUNK, Reader, Tensor, TensorInfo, Weights
+from .virtual import Lost, Piece, VirtualFile
+from .weights import CHUNK, Tensor, TensorInfo, Weights
 
-__all__ = ["Conversion", "Lost", "Options", "VirtualFile", "convert", "convert_weights", "write"]
+__all__ = ["Conversion", "Lost", "Options", "VirtualFile", "convert", "convert_weights", "converted_name", "write"]
 
 _DTYPES = {"": "", "float16": "F16", "bfloat16": "BF16"}
 _FLOATING = ("F64", "F32", "F16", "BF16")
@@ -49,121 +49,6 @@ class Options:
             raise ConfigurationError(
                 f"{self.dtype!r} is no dtype to convert to", hint="float16 or bfloat16; left out, nothing is changed"
             )
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """What a change of dtype did to one tensor.
-
-    Attributes:
-        absolute: the largest error of values that stay finite.
-        relative: the largest, against values other than 0.
-        overflowed: how many finite values are not finite any more.
-    """
-
-    absolute: float
-    relative: float
-    overflowed: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """A run of the file's bytes: the head, or a tensor. ``start`` and ``size`` in bytes of the file."""
-
-    start: int
-    size: int
-    data: bytes = b""
-    tensor: Tensor | None = None
-    name: str = ""
-    dtype: str = ""
-
-
-@dataclass(frozen=True)
-class VirtualFile:
-    """A file that is read from a checkpoint as it is asked for.
-
-    Attributes:
-        path: its name.
-        size: bytes.
-    """
-
-    path: str
-    size: int
-    pieces: tuple[_Piece, ...]
-
-    def open(self, offset: int = 0) -> Iterator[memoryview]:
-        """The file's bytes from *offset* on, in chunks of at most 1 MiB, each valid until the next is asked for.
-
-        Raises:
-            CheckpointError: the checkpoint is not what it was when it was opened, or changes meanwhile.
-        """
-        buffer = memoryview(bytearray(CHUNK))
-        return self.read(offset, lambda: buffer)
-
-    def read(
-        self,
-        offset: int,
-        take: Callable[[], memoryview],
-        *,
-        on_cast: Callable[[str, Lost], None] | None = None,
-    ) -> Iterator[memoryview]:
-        """As ``open``, with each chunk in a buffer that *take* gave (its length a multiple of 16 bytes).
-
-        Args:
-            on_cast: called after each chunk whose dtype changed, with the tensor's name and what was lost.
-        """
-        first = max(bisect.bisect_right(self.pieces, offset, key=lambda piece: piece.start) - 1, 0)
-        with Reader() as reader:
-            for piece in self.pieces[first:]:
-                skip = max(offset - piece.start, 0)
-                if skip >= piece.size:
-                    continue
-                if piece.tensor is None:
-                    yield from _copied(piece.data, skip, take)
-                elif piece.dtype != piece.tensor.info.dtype:
-                    yield from _cast(reader, piece, skip, take, on_cast)
-                else:
-                    # Reading starts at whole elements.
-                    extra = skip % 16
-                    for chunk in reader.read(piece.tensor, take, skip - extra):
-                        yield chunk[extra:]
-                        extra = 0
-
-
-def _copied(data: bytes, skip: int, take: Callable[[], memoryview]) -> Iterator[memoryview]:
-    while skip < len(data):
-        view = take()
-        view = view[: min(len(view), len(data) - skip)]
-        view[:] = data[skip : skip + len(view)]
-        skip += len(view)
-        yield view
-
-
-def _cast(
-    reader: Reader,
-    piece: _Piece,
-    skip: int,
-    take: Callable[[], memoryview],
-    on_cast: Callable[[str, Lost], None] | None,
-) -> Iterator[memoryview]:
-    from .tensors import cast, cast_error
-
-    assert piece.tensor is not None
-    source = piece.tensor.info.dtype
-    item = size_of(source, (1,))
-    extra = skip % 16  # whole blocks of 8 elements of 2 bytes
-    buffer = memoryview(bytearray(CHUNK // 2 * item))
-    for chunk in reader.read(piece.tensor, lambda: buffer, (skip - extra) // 2 * item):
-        position = 0
-        while position < len(chunk):
-            view = take()
-            part = chunk[position : position + len(view) // 2 * item]
-            position += len(part)
-            made = cast(part, source, piece.dtype, view)
-            if on_cast is not None:
-                on_cast(piece.name, Lost(*cast_error(part, source, made, piece.dtype)))
-            yield made[extra:]
-            extra = 0
 
 
 @dataclass(frozen=True)
@@ -217,15 +102,30 @@ def convert(path: str | Path, options: Options | None = None, *, name: str = "")
     options = options or Options()
     weights = open_weights(path, options.key)
     if not name:
-        name = "" if weights.format == "sharded" or Path(path).is_dir() else Path(path).name
-        while name.endswith(_SUFFIXES):
-            name = name[: name.rindex(".")]
-        name = f"{name or 'model'}.safetensors"
+        name = converted_name("" if weights.format == "sharded" or Path(path).is_dir() else Path(path).name)
     return convert_weights(weights, options, name=name)
 
 
-def convert_weights(weights: Weights, options: Options, *, name: str = "model.safetensors") -> Conversion:
-    """As ``convert``, of weights that are open already (``options.key`` has no part in it)."""
+def converted_name(name: str) -> str:
+    """The name of what the file *name* becomes; ``model.safetensors`` where it has none."""
+    while name.endswith(_SUFFIXES):
+        name = name[: name.rindex(".")]
+    return f"{name or 'model'}.safetensors"
+
+
+def convert_weights(
+    weights: Weights,
+    options: Options,
+    *,
+    name: str = "model.safetensors",
+    split: Callable[[Mapping[str, Tensor], Sequence[TensorInfo]], Mapping[str, Sequence[str]]] | None = None,
+) -> Conversion:
+    """As ``convert``, of weights that are open already (``options.key`` has no part in it).
+
+    Args:
+        split: given name -> tensor of the source, and what is made of each, says file -> names of its tensors;
+            where left out, all of them go to the file *name*.
+    """
     chosen: dict[str, Tensor] = {}
     dropped: list[str] = []
     renamed = 0
@@ -250,17 +150,25 @@ def convert_weights(weights: Weights, options: Options, *, name: str = "model.sa
         key: target if target and tensor.info.dtype in _FLOATING else tensor.info.dtype
         for key, tensor in chosen.items()
     }
-    head, entries = layout((key, dtypes[key], tensor.info.shape) for key, tensor in chosen.items())
-    pieces = [_Piece(0, len(head), head)]
-    pieces += [
-        _Piece(len(head) + e.begin, e.end - e.begin, tensor=chosen[e.name], name=e.name, dtype=e.dtype) for e in entries
+    infos = [
+        TensorInfo(key, dtypes[key], tensor.info.shape, size_of(dtypes[key], tensor.info.shape))
+        for key, tensor in sorted(chosen.items(), key=lambda item: item[0].encode())
     ]
-    size = pieces[-1].start + pieces[-1].size
-    infos = sorted(
-        (TensorInfo(e.name, e.dtype, e.shape, e.end - e.begin) for e in entries), key=lambda info: info.name.encode()
-    )
+    groups = split(chosen, infos) if split is not None else {name: list(chosen)}
+    files = tuple(_file(path, [(key, chosen[key], dtypes[key]) for key in names]) for path, names in groups.items())
     unused = tuple(pattern for pattern in options.drop if pattern not in used)
-    return Conversion(weights, (VirtualFile(name, size, tuple(pieces)),), tuple(infos), renamed, tuple(dropped), unused)
+    return Conversion(weights, files, tuple(infos), renamed, tuple(dropped), unused)
+
+
+def _file(path: str, tensors: Sequence[tuple[str, Tensor, str]]) -> VirtualFile:
+    """The file *path* of (name, source, dtype)s."""
+    head, entries = layout((name, dtype, tensor.info.shape) for name, tensor, dtype in tensors)
+    sources = {name: tensor for name, tensor, _ in tensors}
+    pieces = [Piece(0, len(head), head)]
+    pieces += [
+        Piece(len(head) + e.begin, e.end - e.begin, tensor=sources[e.name], name=e.name, dtype=e.dtype) for e in entries
+    ]
+    return VirtualFile(path, pieces[-1].start + pieces[-1].size, tuple(pieces))
 
 
 def write(

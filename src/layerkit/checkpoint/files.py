@@ -6,14 +6,14 @@ import fnmatch
 import glob
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..errors import CheckpointError, printable
 from ..state import Identity
 
-__all__ = ["File", "find"]
+__all__ = ["File", "changed", "check_same", "find"]
 
 # Files that get into a folder of weights by accident, and must not get into an image by accident.
 _PRIVATE = (".env", ".env.*", ".netrc", "id_rsa", "id_ed25519", "id_ecdsa", "*.pem", "*.key", "*.p12", ".git", ".ssh",
@@ -42,6 +42,60 @@ class File:
     def size(self) -> int:
         """Bytes."""
         return self.identity.size
+
+    @property
+    def mark(self) -> str:
+        """Another one for another content, as far as can be told without reading it."""
+        return str(self.identity)
+
+    @property
+    def sections(self) -> tuple[tuple[str, int, int], ...]:
+        """(name, start, size) of what is hashed by itself: all of it."""
+        return (("", 0, self.size),)
+
+    def read(self, offset: int, take: Callable[[], memoryview]) -> Iterator[memoryview]:
+        """The file's bytes from *offset* on, each chunk in a buffer that *take* gave.
+
+        Raises:
+            CheckpointError: it is not what it was when it was found, or changed while it was read.
+        """
+        try:
+            handle = os.open(self.source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise CheckpointError(f"checkpoint: {printable(self.path)}: {error.strerror}") from None
+        try:
+            check_same(self, handle)
+            while offset < self.size:
+                view = take()
+                try:
+                    count = os.preadv(handle, [view[: min(len(view), self.size - offset)]], offset)
+                except OSError as error:
+                    raise CheckpointError(
+                        f"checkpoint: {printable(self.path)}: cannot be read: {error.strerror}"
+                    ) from None
+                if count == 0:
+                    raise changed(self)
+                yield view[:count]
+                offset += count
+            check_same(self, handle)
+        finally:
+            os.close(handle)
+
+
+def check_same(file: File, handle: int) -> None:
+    """Raises CheckpointError where the open *handle* is not the file that was found."""
+    now = os.fstat(handle)
+    then = file.identity
+    # Not ctime: a hard link made or removed meanwhile changes it, and the content is the same.
+    if (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns) != (then.device, then.inode, then.size, then.mtime):
+        raise changed(file)
+
+
+def changed(file: File) -> CheckpointError:
+    return CheckpointError(
+        f"checkpoint: {printable(file.path)} changed while it was read; nothing was tagged",
+        hint="try again when it is no longer written to; write checkpoints to another name and rename them",
+    )
 
 
 def find(pattern: str, root: Path) -> tuple[File, ...]:

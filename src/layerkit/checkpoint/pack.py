@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import bisect
 import hashlib
-import os
+import re
 import tarfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import PurePosixPath
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
-from ..errors import CheckpointError, printable
+from ..errors import CheckpointError
 from ..oci import MEDIA, Descriptor, Digest, Layer
-from .files import File
 
 if TYPE_CHECKING:
     from .compress import Compressed, Compressor
@@ -30,6 +30,8 @@ __all__ = [
     "FORMAT_VERSION",
     "Blueprint",
     "Compression",
+    "Content",
+    "Hashed",
     "Ownership",
     "Packer",
     "arrange",
@@ -43,6 +45,31 @@ OWN_LAYER = 16 * 1024 * 1024  # bytes from which a file is worth a layer of its 
 MAX_CHECKPOINT_LAYERS = 32  # an image has 127 at most, and the base and code need theirs
 _BLOCK = 512
 Compression: TypeAlias = Literal["none", "zstd", "auto"]
+# What save_pretrained and convert scripts call the files of a checkpoint that is in shards.
+_SHARD = re.compile(r"-\d+-of-\d+\.(?:safetensors|bin|pt|pth)$")
+
+
+class Content(Protocol):
+    """What goes into a layer as a file: one on disk, or one that is made while it is read."""
+
+    @property
+    def path(self) -> str:
+        """Where it goes below the target, POSIX, relative."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    @property
+    def mark(self) -> str:
+        """Another one for another content, as far as can be told without reading it."""
+
+    @property
+    def sections(self) -> tuple[tuple[str, int, int], ...]:
+        """(name, start, size) of what is hashed by itself, in their order; no chunk is of two of them."""
+
+    def read(self, offset: int, take: Callable[[], memoryview]) -> Iterator[memoryview]:
+        """The bytes from *offset* on, each chunk in a buffer that *take* gave, which is asked once a chunk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +104,14 @@ class _Piece:
     start: int
     size: int
     data: bytes = b""
-    file: File | None = None
+    file: Content | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Blueprint:
     """One layer, ready to be read: what its tar consists of. ``size`` in bytes, before compression."""
 
-    files: tuple[File, ...]
+    files: tuple[Content, ...]
     created_by: str
     pieces: tuple[_Piece, ...]
     size: int
@@ -108,75 +135,74 @@ class Blueprint:
             if piece.file is None:
                 yield memoryview(piece.data)[skip:]
             else:
-                yield from _read(piece.file, skip, lambda: view)
+                yield from piece.file.read(skip, lambda: view)
+
+    @cached_property
+    def mark(self) -> str:
+        """The same one is the same layer: of the tar's headers, and the marks of the files."""
+        whole = hashlib.sha256(f"{FORMAT_VERSION} {self.size}".encode())
+        for piece in self.pieces:
+            whole.update(piece.data or f"{piece.start} {piece.size} {piece.file and piece.file.mark}".encode())
+        return whole.hexdigest()
 
     def layer(self, digest: Digest) -> Layer:
         """The layer that this becomes once its digest is known: uncompressed, digest and diff_id are the same."""
         return Layer(Descriptor(MEDIA.LAYER, digest, self.size), digest, self.created_by)
 
 
-def _read(file: File, offset: int, take: Callable[[], memoryview]) -> Iterator[memoryview]:
-    """The file's bytes from *offset* on, each chunk in a buffer that *take* gave."""
-    try:
-        handle = os.open(file.source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise CheckpointError(f"checkpoint: {printable(file.path)}: {error.strerror}") from None
-    try:
-        _same(file, handle)
-        while offset < file.size:
-            view = take()
-            try:
-                count = os.preadv(handle, [view[: min(len(view), file.size - offset)]], offset)
-            except OSError as error:
-                raise CheckpointError(f"checkpoint: {printable(file.path)}: cannot be read: {error.strerror}") from None
-            if count == 0:
-                raise _changed(file)
-            yield view[:count]
-            offset += count
-        _same(file, handle)
-    finally:
-        os.close(handle)
+@dataclass(frozen=True, slots=True)
+class Hashed:
+    """What hashing a layer gave.
+
+    Attributes:
+        digest: the tar's: the layer's diff_id, and its digest where it is not compressed.
+        sections: path of a file -> name of a section of it (a tensor; "" for the whole) -> sha256.
+    """
+
+    digest: Digest
+    sections: Mapping[str, Mapping[str, Digest]] = field(default_factory=dict)
 
 
-def _same(file: File, handle: int) -> None:
-    now = os.fstat(handle)
-    then = file.identity
-    # Not ctime: a hard link made or removed meanwhile changes it, and the content is the same.
-    if (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns) != (then.device, then.inode, then.size, then.mtime):
-        raise _changed(file)
-
-
-def _changed(file: File) -> CheckpointError:
-    return CheckpointError(
-        f"checkpoint: {printable(file.path)} changed while it was read; nothing was tagged",
-        hint="build again when it is no longer written to; write checkpoints to another name and rename them",
-    )
-
-
-def arrange(files: Sequence[File], ownership: Ownership, compression: Compression = "none") -> tuple[Blueprint, ...]:
-    """The layers for *files*: each large file in one of its own, the small ones together in the first.
+def arrange(
+    files: Sequence[Content],
+    ownership: Ownership,
+    *,
+    limit: int = MAX_CHECKPOINT_LAYERS,
+    apart: frozenset[str] = frozenset(),
+) -> tuple[Blueprint, ...]:
+    """The layers for *files*: each large file or shard in one of its own, the small ones together in the first.
 
     Which file goes where depends on its name and size class alone, so that a changed file moves only its own
-    layer. Over 31 large files share layers by a hash of their names.
+    layer. Where that would be over *limit* layers, the large ones share them by a hash of their names.
+
+    Args:
+        limit: most layers.
+        apart: paths of files that get a layer of their own whatever their size.
     """
-    small = [file for file in files if file.size < OWN_LAYER]
-    large = [file for file in files if file.size >= OWN_LAYER]
-    groups: list[list[File]] = [small] if small else []
-    if len(large) < MAX_CHECKPOINT_LAYERS:
+
+    def is_large(file: Content) -> bool:
+        return file.size >= OWN_LAYER or file.path in apart or _SHARD.search(file.path) is not None
+
+    small = [file for file in files if not is_large(file)]
+    large = [file for file in files if is_large(file)]
+    groups: list[Sequence[Content]] = [small] if small else []
+    if limit == 1:
+        groups = [files]
+    elif len(large) < limit or len(groups) + len(large) <= limit:
         groups += [[file] for file in large]
     else:
-        bins: dict[int, list[File]] = {}
+        bins: dict[int, list[Content]] = {}
         for file in large:
-            bins.setdefault(int(Digest.of(file.path.encode()).hex, 16) % (MAX_CHECKPOINT_LAYERS - 1), []).append(file)
+            bins.setdefault(int(Digest.of(file.path.encode()).hex, 16) % (limit - 1), []).append(file)
         groups += [bins[index] for index in sorted(bins)]
-    return tuple(_blueprint(group, ownership, compression) for group in groups)
+    return tuple(_blueprint(group, ownership) for group in groups)
 
 
-def _blueprint(files: Sequence[File], ownership: Ownership, compression: Compression) -> Blueprint:
+def _blueprint(files: Sequence[Content], ownership: Ownership) -> Blueprint:
     pieces: list[_Piece] = []
     position = 0
 
-    def add(size: int, *, data: bytes = b"", file: File | None = None) -> None:
+    def add(size: int, *, data: bytes = b"", file: Content | None = None) -> None:
         nonlocal position
         if size:
             pieces.append(_Piece(position, size, data, file))
@@ -199,7 +225,7 @@ def _blueprint(files: Sequence[File], ownership: Ownership, compression: Compres
         add(padding, data=bytes(padding))
     add(2 * _BLOCK, data=bytes(2 * _BLOCK))
     names = " ".join(file.path for file in files) if len(files) <= 3 else f"{len(files)} files"
-    return Blueprint(tuple(files), ownership.instruction(names), tuple(pieces), position, compression)
+    return Blueprint(tuple(files), ownership.instruction(names), tuple(pieces), position)
 
 
 def _header(path: str, kind: bytes, size: int, ownership: Ownership) -> bytes:
@@ -222,16 +248,24 @@ class Packer:
     Args:
         blueprints: the layers, in the order in which they are hashed.
         on_read: called with the number of checkpoint bytes just read, for progress.
+        known: index -> what is known of that layer: it is not read.
     """
 
-    def __init__(self, blueprints: Sequence[Blueprint], on_read: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self,
+        blueprints: Sequence[Blueprint],
+        on_read: Callable[[int], None] | None = None,
+        known: Mapping[int, Hashed] | None = None,
+    ) -> None:
         self.blueprints = tuple(blueprints)
         self._on_read = on_read or (lambda count: None)
         self._condition = threading.Condition()
-        self._digests: dict[int, Digest] = {}
-        self._contents: dict[int, Blueprint | Compressed] = {}
+        self._hashed: dict[int, Hashed] = dict(known or {})
+        self._sent: dict[int, Blueprint | Compressed] = {}
         self._compresses: dict[int, bool] = {}
-        self._files: dict[str, Digest] = {}
+        for index in self._hashed:
+            if self.blueprints[index].compression == "none":
+                self._sent[index] = self.blueprints[index]
         self._failure: BaseException | None = None
         self._stop = False
         self._thread = threading.Thread(target=self._run, name="layerkit-hash", daemon=True)
@@ -268,87 +302,106 @@ class Packer:
         if not self.compresses(index):
             return self.blueprints[index]
         self.digest(index)
-        return self._contents[index]
+        return self._sent[index]
 
     def layer(self, index: int) -> Layer:
         """Layer *index*; waits until its digest is known."""
-        digest, content = self.digest(index), self._contents[index]
+        digest, content = self.digest(index), self._sent[index]
         return content.layer(digest) if isinstance(content, Blueprint) else content.layer()
 
     def digest(self, index: int) -> Digest:
-        """The digest of layer *index*, as it is sent; waits until it is known.
+        """The digest of layer *index* as it is sent; waits until it is known.
 
         Raises:
             CheckpointError: a file changed, or cannot be read.
         """
         with self._condition:
-            self._condition.wait_for(lambda: index in self._digests or self._failure is not None)
-            if index in self._digests:
-                return self._digests[index]
+            self._condition.wait_for(lambda: index in self._sent or self._failure is not None)
+            if index in self._sent:
+                return self._digest(index)
             assert self._failure is not None
             raise self._failure
 
     def known(self, index: int) -> Digest | None:
         """The digest of layer *index* if it is known by now."""
         with self._condition:
-            return self._digests.get(index)
+            return self._digest(index) if index in self._sent else None
+
+    def _digest(self, index: int) -> Digest:
+        content = self._sent[index]
+        return self._hashed[index].digest if isinstance(content, Blueprint) else content.digest
 
     @property
     def failed(self) -> bool:
         with self._condition:
             return self._failure is not None
 
-    def file_digests(self) -> dict[str, Digest]:
-        """Path below the target -> sha256 of the file; waits until all are hashed."""
+    def hashed(self) -> tuple[Hashed, ...]:
+        """What each layer's hashing gave; waits until all are hashed."""
         for index in range(len(self.blueprints)):
             self.digest(index)
-        return dict(self._files)
+        return tuple(self._hashed[index] for index in range(len(self.blueprints)))
+
+    def file_digests(self) -> dict[str, Digest]:
+        """Path below the target -> sha256 of each file on disk; waits until all are hashed."""
+        found = (sections for layer in self.hashed() for sections in layer.sections.items())
+        return {path: sections[""] for path, sections in found if "" in sections}
 
     def _run(self) -> None:
         try:
             with _Beside() as beside:
                 for index, blueprint in enumerate(self.blueprints):
-                    digest, content = self._hash(index, blueprint, beside)
+                    hashed, content = self._hashed.get(index), self._sent.get(index)
+                    if hashed is None or self.compresses(index):
+                        hashed, content = self._hash(index, blueprint, beside)
                     with self._condition:
-                        self._contents[index] = content
-                        self._digests[index] = digest
+                        self._hashed[index] = hashed
+                        self._sent[index] = content or blueprint
                         self._condition.notify_all()
         except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to who waits for the digest
             with self._condition:
                 self._failure = error
                 self._condition.notify_all()
 
-    def _hash(self, index: int, blueprint: Blueprint, beside: _Beside) -> tuple[Digest, Blueprint | Compressed]:
+    def _hash(self, index: int, blueprint: Blueprint, beside: _Beside) -> tuple[Hashed, Blueprint | Compressed]:
         if not self.compresses(index):
             return self._read_all(blueprint, beside, None), blueprint
         from .compress import Compressor
 
         with Compressor() as compressor:
-            diff_id = self._read_all(blueprint, beside, compressor)
-            content = compressor.compressed(blueprint, diff_id)
-        return content.digest, content
+            hashed = self._read_all(blueprint, beside, compressor)
+            return hashed, compressor.compressed(blueprint, hashed.digest)
 
-    def _read_all(self, blueprint: Blueprint, beside: _Beside, compressor: Compressor | None) -> Digest:
-        """The digest of the tar; those of its files are kept."""
+    def _read_all(self, blueprint: Blueprint, beside: _Beside, compressor: Compressor | None) -> Hashed:
         whole = hashlib.sha256()
-        own = {file.path: hashlib.sha256() for file in blueprint.files}
+        own = {file.path: {name: hashlib.sha256() for name, _, _ in file.sections} for file in blueprint.files}
         for piece in blueprint.pieces:
             if piece.file is None:
                 whole.update(piece.data)
                 if compressor is not None:
                     compressor.count(piece.data)
                 continue
-            for chunk in _read(piece.file, 0, beside.take):
+            states = own[piece.file.path]
+            left = [section for section in reversed(piece.file.sections) if section[2]]
+            position = 0
+            for chunk in piece.file.read(0, beside.take):
                 if self._stop:
                     raise CheckpointError("checkpoint: stopped before it was read to its end")
+                while left and position >= left[-1][1] + left[-1][2]:
+                    left.pop()
                 whole.update(chunk)
                 if compressor is not None:
                     compressor.count(chunk)
-                beside.update(own[piece.file.path], chunk)
+                inside = left and position >= left[-1][1]
+                beside.update(states[left[-1][0]] if inside else None, chunk)
+                position += len(chunk)
                 self._on_read(len(chunk))
         beside.finish()
-        self._files.update((path, Digest("sha256", state.hexdigest())) for path, state in own.items())
-        return Digest("sha256", whole.hexdigest())
+        sections = {
+            path: {name: Digest("sha256", state.hexdigest()) for name, state in states.items()}
+            for path, states in own.items()
+        }
+        return Hashed(Digest("sha256", whole.hexdigest()), sections)
 
 
 class _Beside:
@@ -381,7 +434,7 @@ class _Beside:
         return self._taken
 
     def update(self, state: Any, chunk: memoryview) -> None:
-        """Have *chunk*, which is in the buffer taken last, hashed into *state*; its buffer comes back after that."""
+        """Have *chunk*, in the buffer taken last, hashed into *state* (if any); its buffer comes back after that."""
         self._work.put((state, chunk, self._taken))
 
     def finish(self) -> None:
@@ -393,11 +446,12 @@ class _Beside:
     def _run(self) -> None:
         while (item := self._work.get()) is not None:
             state, chunk, buffer = item
-            state.update(chunk)
+            if state is not None:
+                state.update(chunk)
             self._free.put(buffer)
 
 
-def content_digest(files: dict[str, Digest]) -> Digest:
+def content_digest(files: Mapping[str, Digest]) -> Digest:
     """What a checkpoint is called: of one file its sha256, of several the sha256 of their sorted list.
 
     The list is what ``sha256sum`` prints in the folder, sorted by path: ``HEX  PATH`` and a line feed each.
@@ -407,15 +461,18 @@ def content_digest(files: dict[str, Digest]) -> Digest:
     return Digest.of("".join(f"{files[path].hex}  {path}\n" for path in sorted(files)).encode())
 
 
-def checkpoint_key(files: dict[str, Digest], ownership: Ownership, compression: Compression = "none") -> str:
-    """The key of the checkpoint's layers: of content, names, target, owner, mode, compression and format; of nothing
-    else. What "auto" decides follows from the content."""
+def checkpoint_key(files: Mapping[str, Digest], ownership: Ownership, also: Sequence[str] = ()) -> str:
+    """The key of the checkpoint's layers: of content, names, target, owner, mode and format; of nothing else.
+
+    Args:
+        also: lines on what else makes them others.
+    """
     text = "\n".join(
         [
             f"layerkit checkpoint {FORMAT_VERSION}",
             f"{PurePosixPath(ownership.target)} {ownership.uid}:{ownership.gid} {ownership.mode:04o}",
             *(f"{files[path]} {path}" for path in sorted(files)),
-            *([f"compression {compression}"] if compression != "none" else []),
+            *also,
         ]
     )
     return Digest.of(text.encode()).hex[:40]

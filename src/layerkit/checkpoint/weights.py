@@ -17,9 +17,9 @@ from pathlib import Path
 from types import TracebackType
 
 from ..errors import CheckpointError, printable
-from .files import File
+from .files import File, changed, check_same
 
-__all__ = ["CHUNK", "Extent", "Extra", "Reader", "Tensor", "TensorInfo", "View", "Weights"]
+__all__ = ["CHUNK", "Extent", "Extra", "Reader", "Tensor", "TensorInfo", "View", "Weights", "swapped"]
 
 CHUNK = 1024 * 1024  # bytes a read; larger ones fall out of the processor's cache between read and use
 
@@ -180,7 +180,7 @@ class Reader:
         try:
             if kind is None:
                 for file, handle in self._handles.values():
-                    _same(file, handle)
+                    check_same(file, handle)
         finally:
             for _, handle in self._handles.values():
                 os.close(handle)
@@ -195,7 +195,7 @@ class Reader:
                 except OSError as error:
                     raise CheckpointError(f"checkpoint: {printable(file.path)}: {error.strerror}") from None
                 self._handles[file.source] = (file, handle)
-                _same(file, handle)
+                check_same(file, handle)
             return self._handles[file.source][1]
 
     def fill(self, file: File, view: memoryview, offset: int) -> None:
@@ -208,7 +208,7 @@ class Reader:
             except OSError as error:
                 raise CheckpointError(f"checkpoint: {printable(file.path)}: cannot be read: {error.strerror}") from None
             if count == 0:
-                raise _changed(file)
+                raise changed(file)
             done += count
 
     def read(self, tensor: Tensor, take: Callable[[], memoryview], start: int = 0) -> Iterator[memoryview]:
@@ -224,7 +224,7 @@ class Reader:
                 view = view[: min(len(view), end - position)]
                 self.fill(extent.file, view, position)
                 position += len(view)
-                yield _swapped(view, extent.swap)
+                yield swapped(view, extent.swap)
             return
         from .tensors import gather
 
@@ -235,31 +235,17 @@ class Reader:
                 view = view[: min(len(view), len(block) - position)]
                 view[:] = block[position : position + len(view)]
                 position += len(view)
-                yield _swapped(view, extent.swap)
+                yield swapped(view, extent.swap)
 
 
 _WORDS = {array.array(code).itemsize: code for code in "QLIH"}
 
 
-def _swapped(view: memoryview, word: int) -> memoryview:
+def swapped(view: memoryview, word: int) -> memoryview:
+    """*view* with the bytes of each word of *word* bytes reversed; as it is where that is 0."""
     if word:
         words = array.array(_WORDS[word])
         words.frombytes(view)
         words.byteswap()
         view[:] = words.tobytes()
     return view
-
-
-def _same(file: File, handle: int) -> None:
-    now = os.fstat(handle)
-    then = file.identity
-    # Not ctime: a hard link made or removed meanwhile changes it, and the content is the same.
-    if (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns) != (then.device, then.inode, then.size, then.mtime):
-        raise _changed(file)
-
-
-def _changed(file: File) -> CheckpointError:
-    return CheckpointError(
-        f"checkpoint: {printable(file.path)} changed while it was read",
-        hint="try again when it is no longer written to; write checkpoints to another name and rename them",
-    )

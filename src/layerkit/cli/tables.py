@@ -69,7 +69,20 @@ def _planned(layer: LayerPlan) -> list[str]:
         work.append("upload known once it is built")
     at_most = "at most " if work and not layer.known and layer.bytes_to_upload is not None else ""
     first = f"{_MARKS[layer.action]} {layer.role:<13} {layer.action:<8} {at_most}{', '.join(work)}".rstrip()
-    return [first, *_wrapped(layer.reason, " " * 16)]
+    return [first, *_wrapped(layer.reason, " " * 16), *_parts_of(layer)]
+
+
+_CHANGED = {True: "changed", False: "unchanged", None: "not hashed yet"}
+
+
+def _parts_of(layer: LayerPlan) -> list[str]:
+    """The layers of a checkpoint one by one: those that change, and how many do not."""
+    same = [part for part in layer.parts if part.changed is False]
+    others = [part for part in layer.parts if part.changed is not False]
+    rows = [(_CHANGED[part.changed], size(part.size), printable(part.name)) for part in others]
+    if same:
+        rows.append(("unchanged", size(sum(part.size for part in same)), f"{len(same)} of {len(layer.parts)} layers"))
+    return [" " * 18 + row for row in _rows(rows)] if rows else []
 
 
 def _wrapped(text: str, indent: str) -> list[str]:

@@ -97,7 +97,13 @@ class Destination(Protocol):
         """Bring the checkpoint's layers there while they are hashed."""
 
     def keep_checkpoint(
-        self, layers: Sequence[Layer], key: str, content: Digest, ownership: Ownership, packer: Packer | None
+        self,
+        layers: Sequence[Layer],
+        key: str,
+        content: Digest,
+        ownership: Ownership,
+        packer: Packer | None,
+        weights: Digest | None = None,
     ) -> int:
         """Record the layers under the checkpoint's key; the bytes uploaded for it."""
 

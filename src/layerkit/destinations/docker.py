@@ -302,8 +302,7 @@ class DockerDestination:
         if self._archive is None:
             self._archive = Archive(self.engine.load())
         # containerd goes on with what it got under this name before; should the files differ, the digest will not fit.
-        identities = " ".join(str(file.identity) for file in blueprint.files)
-        path = f"layerkit-{Digest.of(f'{taste} {identities}'.encode()).hex}/layer.tar"
+        path = f"layerkit-{Digest.of(f'{taste} {blueprint.mark}'.encode()).hex}/layer.tar"
         try:
             self._archive.layer(path, blueprint, f"checkpoint-{index}", listener, lambda: stopped() or packer.failed)
         except Stopped:
@@ -320,7 +319,13 @@ class DockerDestination:
             archive.abort()
 
     def keep_checkpoint(
-        self, layers: Sequence[Layer], key: str, content: Digest, ownership: Ownership, packer: Packer | None
+        self,
+        layers: Sequence[Layer],
+        key: str,
+        content: Digest,
+        ownership: Ownership,
+        packer: Packer | None,
+        weights: Digest | None = None,
     ) -> int:
         self._pending = (key, tuple(layers))
         return 0

@@ -241,9 +241,15 @@ class LayoutDestination:
         return len(raw)
 
     def keep_checkpoint(
-        self, layers: Sequence[Layer], key: str, content: Digest, ownership: Ownership, packer: Packer | None
+        self,
+        layers: Sequence[Layer],
+        key: str,
+        content: Digest,
+        ownership: Ownership,
+        packer: Packer | None,
+        weights: Digest | None = None,
     ) -> int:
-        image = checkpoint_image(layers, key, content, ownership)
+        image = checkpoint_image(layers, key, content, ownership, weights)
         written = self._put(image.config.raw) + self._put(image.manifest.raw)
         self._tag(image.manifest.descriptor(), [checkpoint_tag(key)])
         return written

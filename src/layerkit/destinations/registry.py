@@ -194,9 +194,15 @@ class RegistryDestination:
         return Sending(self.cache, self.state, packer, listener, self._layer_jobs).run(stopped)
 
     def keep_checkpoint(
-        self, layers: Sequence[Layer], key: str, content: Digest, ownership: Ownership, packer: Packer | None
+        self,
+        layers: Sequence[Layer],
+        key: str,
+        content: Digest,
+        ownership: Ownership,
+        packer: Packer | None,
+        weights: Digest | None = None,
     ) -> int:
-        image = checkpoint_image(layers, key, content, ownership)
+        image = checkpoint_image(layers, key, content, ownership, weights)
         sent = self._put_config(self.cache, image)
         self._put_manifest(self.cache, image.manifest, checkpoint_tag(key), _contents([image], packer))
         return sent + len(image.manifest.raw)

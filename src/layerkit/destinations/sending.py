@@ -11,7 +11,6 @@ from typing import Any, Generic, TypeVar
 
 from ..checkpoint import Blueprint, Packer
 from ..checkpoint.compress import Compressed
-from ..checkpoint.pack import FORMAT_VERSION
 from ..events import Listener, Note, Transfer
 from ..oci import MEDIA, Descriptor, Digest, Layer
 from ..registry import Repository, Standing, UploadDropped
@@ -228,10 +227,7 @@ class _Journal:
 
     def __init__(self, state: State, repository: str, blueprint: Blueprint, size: int) -> None:
         self._state = state
-        whole = hashlib.sha256(f"{repository} {FORMAT_VERSION} {size}".encode())
-        for piece in blueprint.pieces:
-            whole.update(piece.data or f"{piece.start} {piece.size} {piece.file and piece.file.identity}".encode())
-        self._key = whole.hexdigest()
+        self._key = hashlib.sha256(f"{repository} {blueprint.mark} {size}".encode()).hexdigest()
 
     def load(self) -> Standing | None:
         value = self._state.get(_UPLOAD, self._key)

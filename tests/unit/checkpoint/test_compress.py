@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from layerkit.checkpoint import Blueprint, Ownership, Packer, arrange, checkpoint_key, find
 from layerkit.checkpoint.compress import FRAME, Compressed, Compressor, shrinks
 from layerkit.checkpoint.pack import Compression
+from layerkit.checkpoint.recipe import Recipe
 from layerkit.errors import CheckpointError, ConfigurationError
 from layerkit.oci import MEDIA, Digest
 
@@ -29,8 +31,8 @@ def weights(size: int, seed: int = 1) -> bytes:
 
 def blueprint(root: Path, content: bytes, compression: Compression) -> Blueprint:
     (root / "model.pt").write_bytes(content)
-    (found,) = arrange(find("model.pt", root), OWNER, compression)
-    return found
+    (found,) = arrange(find("model.pt", root), OWNER)
+    return replace(found, compression=compression)
 
 
 def packed(found: Blueprint) -> Packer:
@@ -108,7 +110,8 @@ def test_none_is_what_it_was(tmp_path: Path) -> None:
 def test_key() -> None:
     """Compression is part of the checkpoint's key, but for none: keys of before stay."""
     files = {"model.pt": Digest.of(b"x")}
-    keys = {checkpoint_key(files, OWNER, kind) for kind in ("none", "zstd", "auto")}  # type: ignore[arg-type]
+    kinds: tuple[Compression, ...] = ("none", "zstd", "auto")
+    keys = {checkpoint_key(files, OWNER, Recipe(compression=kind).compressed) for kind in kinds}
     assert len(keys) == 3 and checkpoint_key(files, OWNER) in keys
 
 

@@ -1,0 +1,154 @@
+"""What the values of layerkit.toml may be: types of fields, each with its check."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator, Field
+
+from .errors import ConfigurationError
+from .oci import Platform, Reference
+
+__all__ = [
+    "Absolute",
+    "Base",
+    "Insides",
+    "Line",
+    "Lines",
+    "Mode",
+    "Name",
+    "Owner",
+    "Platforms",
+    "Ports",
+    "Size",
+    "Variables",
+    "items",
+    "size_in_bytes",
+]
+
+
+_NUMERIC_OWNER = re.compile(r"(?P<user>\d{1,10}|root)(?::(?P<group>\d{1,10}|root))?")
+_MAX_OWNER = 2**32 - 2  # of a uid_t; its -1 means "leave as it is"
+_OCTAL = re.compile(r"0?[0-7]{3,4}")
+_SECRET_NAME = re.compile(
+    r"(?i)(?:^|[_-])(?:token|secret|passwd|password|api_?key|credentials?|private_?key)(?:$|[_-])"
+)
+_SIZE = re.compile(r"(?P<number>\d{1,12}(?:\.\d{1,6})?) ?(?P<unit>(?:[KMGTkmgt]i?)?[Bb]?)")
+_UNITS = {letter + i + b: (1024 if i else 1000) ** power for power, letter in enumerate(("", "k", "m", "g", "t"))
+          for i in ("", "i") for b in ("", "b") if letter or not i}  # fmt: skip
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+T = TypeVar("T")
+
+
+def items(value: Sequence[T]) -> Sequence[T]:
+    return tuple(value)
+
+
+def _line(value: str) -> str:
+    if any(ord(c) < 32 or ord(c) == 127 for c in value):
+        raise ValueError("control characters and line breaks are not allowed here")
+    if not value:
+        raise ValueError("must not be empty")
+    return value
+
+
+def _absolute(value: str) -> str:
+    path = PurePosixPath(_line(value))
+    if not path.is_absolute() or ".." in path.parts or "$" in value:
+        raise ValueError(f"{value!r} must be an absolute path in the image, without '..' or variables")
+    return value
+
+
+def _inside(value: str) -> str:
+    path = PurePosixPath(_line(value))
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"{value!r} must be a path inside the project folder")
+    return value
+
+
+def _owner(value: str) -> str:
+    if not _NUMERIC_OWNER.fullmatch(value):
+        raise ValueError(
+            f"{value!r} is no owner: write numbers, as in '1000:1000' (a layer that is linked, not copied,"
+            " has no /etc/passwd to look a name up in; 'root' is 0)"
+        )
+    if any(part != "root" and int(part) > _MAX_OWNER for part in value.split(":")):
+        raise ValueError(f"{value!r} is no owner: the highest number is {_MAX_OWNER}")
+    return value
+
+
+def _mode(value: str) -> str:
+    if not _OCTAL.fullmatch(value):
+        raise ValueError(f"{value!r} is no octal mode, as in '0644'")
+    return value
+
+
+def _name(value: str) -> str:
+    try:
+        reference = Reference.parse(value)
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from None
+    if reference.tag or reference.digest:
+        raise ValueError(f"{value!r} must be a repository without a tag: tags are given to the build (-t v2)")
+    return value
+
+
+def _base(value: str) -> str:
+    try:
+        Reference.parse(value)
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from None
+    return value
+
+
+def _platform(value: str) -> str:
+    return str(Platform.parse(value))
+
+
+def _variables(value: Mapping[str, str]) -> Mapping[str, str]:
+    for name in value:
+        if not _VARIABLE.fullmatch(name):
+            raise ValueError(f"{name!r} is no variable name")
+        if _SECRET_NAME.search(name):
+            raise ValueError(
+                f"{name!r} looks like a secret, and would stay in the image's history: give it as"
+                f" [builder.secrets] {name} = {{ env = {name!r} }} and RUN --mount=type=secret,id={name}"
+            )
+    return value
+
+
+def size_in_bytes(text: str) -> int:
+    """Bytes of ``1GiB``, ``500 MB``, ``4096``: units of 1024 with an i, of 1000 without.
+
+    Raises:
+        ValueError: not a size, or none above 0.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    value = int(float(found["number"]) * _UNITS[found["unit"].lower()]) if found else 0
+    if not value:
+        raise ValueError(f"{text!r} is no size, as in '1GiB' or '500MB'")
+    return value
+
+
+def _size(value: str) -> str:
+    size_in_bytes(value)
+    return value
+
+
+Line = Annotated[str, AfterValidator(_line)]
+Absolute = Annotated[str, AfterValidator(_absolute)]
+Inside = Annotated[str, AfterValidator(_inside)]
+Lines = Annotated[Sequence[Line], AfterValidator(items)]
+Insides = Annotated[Sequence[Inside], AfterValidator(items)]
+Variables = Annotated[Mapping[str, str], AfterValidator(_variables)]
+Platforms = Annotated[Sequence[Annotated[str, AfterValidator(_platform)]], AfterValidator(items)]
+Ports = Annotated[Sequence[Annotated[int, Field(ge=1, le=65535)]], AfterValidator(items)]
+Name = Annotated[str, AfterValidator(_name)]
+Base = Annotated[str, AfterValidator(_base)]
+Owner = Annotated[str, AfterValidator(_owner)]
+Mode = Annotated[str, AfterValidator(_mode)]
+Size = Annotated[str, AfterValidator(_size)]
