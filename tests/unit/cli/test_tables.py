@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from layerkit.cli.tables import print_plan, print_result
 from layerkit.oci import MEDIA, Digest
-from layerkit.planner import Present, plan
+from layerkit.planner import LayerPlan, PartPlan, Present, plan
 from layerkit.results import LayerResult, Result
 from layerkit.state import State
 from unit.support import inputs, project, write_project
@@ -72,3 +73,24 @@ def test_plan(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "model.pth.tar not hashed yet" in lines[4]
     assert lines[-1] == "BuildKit runs; tags move: v1"
     assert not any(line != line.rstrip() for line in lines)
+
+
+def test_plan_layer_by_layer(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Of a checkpoint of several layers those that change are named, with their bytes; the others are counted."""
+    parts = (
+        PartPlan("model-a\x1b[31m.safetensors", 2 * 1024**3, False),
+        PartPlan("model-head.safetensors", 5 * 1024**2, True),
+        PartPlan("config.json", 1024**3, False),
+        PartPlan("model-new.safetensors", 1024, None),
+    )
+    with State() as state:
+        made = plan(inputs(project(write_project(tmp_path)), state), Present(), destination="x", tags=["v1"])
+    print_plan(replace(made, layers=(LayerPlan("checkpoint", "packed", "some", 0, 5, parts),)))
+    out = capsys.readouterr().out
+    assert out.splitlines()[3:7] == [
+        "checkpoint, layer by layer:",
+        "  changed         5.0 MiB  model-head.safetensors",
+        "  not hashed yet  1.0 KiB  model-new.safetensors",
+        "  unchanged       3.0 GiB  2 of 4 layers",
+    ]
+    assert "\x1b" not in out
