@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,6 +13,8 @@ from .planner import Present
 from .state import State
 
 __all__ = ["recognise"]
+
+_PAUSE = 10.0  # seconds between two lines on how far it is
 
 
 def recognise(
@@ -32,13 +35,16 @@ def recognise(
     checkpoint = inputs.checkpoint
     if checkpoint is None or checkpoint.made is None or checkpoint.known:
         return inputs, present
-    count = 0
+    count, told = 0, time.monotonic()
 
     def add(more: int) -> None:
-        nonlocal count
+        nonlocal count, told
         if not count:
             listener(Note("the weights look like those of an earlier build: hashing what looks the same"))
         count += more
+        if time.monotonic() - told > _PAUSE:
+            told = time.monotonic()
+            listener(Note(f"hashing what looks the same: {count / 2**30:.1f} GiB"))
 
     made = checkpoint.made.recognised(present.samples, state, add)
     if made is checkpoint.made:

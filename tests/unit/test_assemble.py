@@ -189,6 +189,9 @@ def test_attestations_follow(root: Path, subject: bool) -> None:
 def test_checkpoint_image() -> None:
     """The image of the checkpoint alone says what it is: key, content and target, as labels and annotations."""
     made = checkpoint_image(WEIGHTS, KEY, CONTENT, Ownership("/app/model/"))
+    named = checkpoint_image(WEIGHTS, KEY, CONTENT, Ownership("/app/model/"), CONTENT)
+    assert "dev.layerkit.checkpoint.weights" not in made.config.labels
+    assert named.config.labels["dev.layerkit.checkpoint.weights"] == str(CONTENT)
     facts = {
         "dev.layerkit.checkpoint": KEY,
         "dev.layerkit.checkpoint.digest": str(CONTENT),

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from layerkit.assemble import assemble
-from layerkit.checkpoint import arrange
+from layerkit.checkpoint import Packer, arrange
+from layerkit.checkpoint.safetensors import layout
 from layerkit.fingerprint import Inputs
 from layerkit.oci import Digest, Image, dump
 from layerkit.planner import Plan, Present, plan
 from layerkit.project import Builder, Checkpoint
+from layerkit.recognise import recognise
 from layerkit.state import State
 from unit.support import PLATFORM, image, inputs, layer, project, runtime, write_project
 
@@ -253,3 +255,103 @@ def test_json(root: Path) -> None:
     for row in made["layers"]:
         assert set(row) == {"role", "action", "reason", "bytes_to_builder", "bytes_to_upload", "known"}
         assert row["reason"]
+
+
+# ------------------------------------------------------------------------------------------ weights that are understood
+
+
+def shards(root: Path, state: State, head: int = 1, *, hashed: bool = True) -> Inputs:
+    """Inputs of a checkpoint in shards: two blocks and a head of bytes *head*."""
+    path = root / "model.safetensors"
+    tensors = [("a.0.w", 1), ("b.0.w", 2), ("head.w", head)]
+    text, entries = layout((name, "U8", (1000,)) for name, _ in tensors)
+    content = text + b"".join(bytes([dict(tensors)[entry.name]]) * 1000 for entry in entries)
+    if not path.exists() or path.read_bytes() != content:
+        path.write_bytes(content)
+    options: dict[str, Any] = {"format": "safetensors", "shard_size": "1000"}
+    found = inputs(dataclasses.replace(project(root), checkpoint=Checkpoint(path.name, **options)), state)
+    assert found.checkpoint is not None
+    if not hashed:
+        return found
+    packer = Packer(found.checkpoint.blueprints).start()
+    return dataclasses.replace(found, checkpoint=found.checkpoint.packed(packer.hashed(), state, lambda count: None))
+
+
+def shards_there(found: Inputs) -> Present:
+    """All of *found* is at the destination, under its tag."""
+    checkpoint = found.checkpoint
+    assert checkpoint is not None and checkpoint.made is not None
+    digests = [part.hashed.digest for part in checkpoint.parts if part.hashed]
+    layers = tuple(b.layer(digest) for b, digest in zip(checkpoint.blueprints, digests, strict=True))
+    made = assemble(found, {PLATFORM: runtime()}, layers, checkpoint.digest, checkpoint.key).images[PLATFORM]
+    return Present({PLATFORM: runtime()}, layers, {"v1": made.manifest.digest}, {PLATFORM: made}, frozenset(digests))
+
+
+def changes(made: Plan) -> dict[str, bool | None]:
+    (layer,) = (layer for layer in made.layers if layer.role == "checkpoint")
+    return {part.name.split("-")[1] if "-" in part.name else part.name: part.changed for part in layer.parts}
+
+
+INDEX = "model.safetensors.index.json"
+
+
+def test_shards(root: Path) -> None:
+    """Of each shard: not known at first, unchanged once it is there, changed where its sample or its digest is new."""
+    with State() as state:
+        unknown = shards(root, state, hashed=False)
+        first = decide(unknown, Present())
+        assert changes(first) == {"a.0": None, "b.0": None, "head": None, INDEX: None}
+        before = shards(root, state)
+        present = shards_there(before)
+        done = decide(before, present)
+        assert not done.pack and set(changes(done).values()) == {False}
+        after = shards(root, state, head=7, hashed=False)
+        sampled = decide(after, dataclasses.replace(present, checkpoint=None))
+        assert changes(sampled) == {"a.0": None, "b.0": None, "head": True, INDEX: None}
+        assert rows(sampled)["checkpoint"] == ("packed", "weights changed: hashed while they are sent")
+        known_ = shards(root, state, head=7)
+        hashed = decide(known_, dataclasses.replace(present, checkpoint=None))
+    assert changes(hashed) == {"a.0": False, "b.0": False, "head": True, INDEX: False}
+    (layer,) = (layer for layer in hashed.layers if layer.role == "checkpoint")
+    assert layer.reason == "1 of 4 layers changed; the others are there"
+    assert layer.bytes_to_upload == next(part.size for part in layer.parts if part.changed)
+    assert [part["changed"] for part in layer.to_json()["parts"]] == [False, False, True, False]
+
+
+def test_recognised(root: Path) -> None:
+    """Weights that were written anew are hashed where their samples are there, and known by their key; others wait."""
+    looked: list[str] = []
+    notes: list[Any] = []
+    with State() as old:
+        before = shards(root, old)
+        present = shards_there(before)
+        assert before.checkpoint is not None and before.checkpoint.key is not None
+    missing = dataclasses.replace(present, checkpoint=None)
+
+    def look(key: str) -> Any:
+        looked.append(key)
+        return present.checkpoint
+
+    with State() as new:
+        (root / "model.safetensors").touch()
+        again = shards(root, new, hashed=False)
+        found, there_now = recognise(again, missing, new, look, notes.append)
+        made = decide(found, there_now)
+        assert looked == [before.checkpoint.key] and not made.changes and made.bytes_read > 3000
+        assert "hashed: the same tensors (weights hash " in rows(made)["checkpoint"][1] and len(notes) == 1
+    with State() as new:
+        other = shards(root, new, head=9, hashed=False)
+        found, there_now = recognise(other, missing, new, look, notes.append)
+        assert len(looked) == 1 and there_now.checkpoint is None
+        assert changes(decide(found, there_now)) == {"a.0": False, "b.0": False, "head": True, INDEX: False}
+        nothing = recognise(other, Present(), new, look, notes.append)
+        assert nothing[0] is other or nothing[0].checkpoint == found.checkpoint
+
+
+def test_samples_of_others(root: Path) -> None:
+    """An image without samples, or with nonsense for them, is compared by nothing."""
+    with State() as state:
+        found = shards(root, state, hashed=False)
+        for text in ("", "x y", "\0"):
+            other = image([layer("a")], annotations={"dev.layerkit.checkpoint.samples": text})
+            assert decide(found, Present(previous={PLATFORM: other})).pack

@@ -170,14 +170,15 @@ def arrange(
     limit: int = MAX_CHECKPOINT_LAYERS,
     apart: frozenset[str] = frozenset(),
 ) -> tuple[Blueprint, ...]:
-    """The layers for *files*: each large file or shard in one of its own, the small ones together in the first.
+    """The layers for *files*: each large file or shard in one of its own, the small ones together in another.
 
     Which file goes where depends on its name and size class alone, so that a changed file moves only its own
     layer. Where that would be over *limit* layers, the large ones share them by a hash of their names.
 
     Args:
         limit: most layers.
-        apart: paths of files that get a layer of their own whatever their size.
+        apart: paths of files that get a layer of their own whatever their size. The small files are above them
+            then, and not below: a layer that changes makes every node unpack all those above it once more.
     """
 
     def is_large(file: Content) -> bool:
@@ -185,16 +186,18 @@ def arrange(
 
     small = [file for file in files if not is_large(file)]
     large = [file for file in files if is_large(file)]
-    groups: list[Sequence[Content]] = [small] if small else []
+    groups: list[Sequence[Content]]
     if limit == 1:
-        groups = [files]
-    elif len(large) < limit or len(groups) + len(large) <= limit:
-        groups += [[file] for file in large]
+        return (_blueprint(files, ownership),)
+    if len(large) < limit or len(large) + bool(small) <= limit:
+        groups = [[file] for file in large]
     else:
         bins: dict[int, list[Content]] = {}
         for file in large:
             bins.setdefault(int(Digest.of(file.path.encode()).hex, 16) % (limit - 1), []).append(file)
-        groups += [bins[index] for index in sorted(bins)]
+        groups = [bins[index] for index in sorted(bins)]
+    if small:
+        groups.insert(len(groups) if apart else 0, small)
     return tuple(_blueprint(group, ownership) for group in groups)
 
 

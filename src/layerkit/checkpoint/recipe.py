@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -115,16 +116,19 @@ def open_checkpoint(pattern: str, root: Path, files: Sequence[File], ownership: 
         text = _index(conversion)
         contents.append(VirtualFile(INDEX_NAME, len(text), (Piece(0, len(text), text),)))
         fixed[INDEX_NAME] = Digest.of(text)
-    paths = [content.path for content in contents]
-    twice = sorted({path for path in paths if paths.count(path) > 1})
-    if twice:
-        raise CheckpointError(
-            f"checkpoint: {printable(twice[0])} is made of the weights, and is there already beside them",
-            hint="move it out of the folder, or name the file of the weights",
-        )
-    contents.sort(key=lambda content: content.path)
+    _no_clash(contents)
     blueprints = arrange(contents, ownership, limit=recipe.max_layers, apart=frozenset(made))
     return Opened(weights, conversion.tensors, tuple(contents), made, fixed, blueprints)
+
+
+def _no_clash(contents: Sequence[Content]) -> None:
+    paths = Counter(content.path for content in contents)
+    for content in contents:
+        if paths[content.path] > 1 or any(str(parent) in paths for parent in PurePosixPath(content.path).parents):
+            raise CheckpointError(
+                f"checkpoint: {printable(content.path)} would be in the way of what is made of the weights",
+                hint="move it out of the folder, or name the file of the weights",
+            )
 
 
 def _place(pattern: str, root: Path, files: Sequence[File]) -> Path:

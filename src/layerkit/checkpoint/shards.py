@@ -44,7 +44,7 @@ class _Unit:
 
 
 def shards(tensors: Iterable[TensorInfo], *, size: int, limit: int) -> dict[str, tuple[str, ...]]:
-    """File -> names of its tensors.
+    """File -> names of its tensors, those first that change least: embeddings, blocks, others, heads.
 
     Blocks (up to the first number in a name: ``model.layers.7``) are not cut while they are small enough, modules
     (all but the last part) not while they are; embeddings, heads, and what is in no numbered block are apart from

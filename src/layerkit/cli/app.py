@@ -303,12 +303,13 @@ def plan(
 ) -> None:
     """Say what build would do with the same options, and why. Changes nothing."""
     from ..pipeline import plan as look
+    from .display import notes
     from .tables import print_plan
 
     with _json_errors(as_json):
         where = _destination(push, load, output, platforms)
         project = _load(folder, file, overrides)
-        found = look(project, tags=tags, builder=builder, no_cache=no_cache, **where)
+        found = look(project, tags=tags, builder=builder, no_cache=no_cache, listener=notes, **where)
         if as_json:
             print(json.dumps(found.to_json(), indent=2))
         else:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
-__all__ = ["Display", "display"]
+__all__ = ["Display", "display", "notes"]
 
 _EVERY = 5.0  # seconds between two plain lines of one transfer
 # Steps of BuildKit's own making, which tell nobody anything: what it loads, and the second half of each linked copy.
@@ -52,6 +52,16 @@ def display(kind: str, *, terminal: bool, console: Console | None = None) -> Dis
     if kind == "tty" or (kind == "auto" and terminal):
         return _Live(console)
     return _Plain(sys.stderr)
+
+
+def notes(event: Event) -> None:
+    """The listener of what is quick as a rule: what is worth a line goes to standard error, and nothing else."""
+    if isinstance(event, Note):
+        print(
+            f"{'warning' if event.level == 'warning' else 'note'}: {printable(event.message)}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 class _Quiet:

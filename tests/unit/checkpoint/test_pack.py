@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from layerkit.checkpoint import Blueprint, File, Ownership, Packer, arrange, checkpoint_key, content_digest, find
 from layerkit.checkpoint import pack as pack_module
+from layerkit.checkpoint.pack import Hashed
 from layerkit.errors import CheckpointError
 from layerkit.oci import MEDIA, Digest
 from layerkit.state import Identity
@@ -254,6 +255,41 @@ def test_a_changed_file_moves_its_layer_alone(count: int, small: int, changed: i
     assert len(one) <= 32
     assert sorted(f.path for b in one for f in b.files) == sorted(f.path for f in files)
     assert sum(a != b for a, b in zip(one, two, strict=True)) == 1
+
+
+@given(st.integers(0, 60), st.integers(0, 3), st.integers(1, 100), st.booleans())
+def test_limit(count: int, small: int, limit: int, apart: bool) -> None:
+    """Never more layers than allowed, each file in one; what is to be apart is, where there is room for it."""
+    files = [fake(f"s{n}", n) for n in range(small)] + [fake(f"model-{n}.safetensors", 10 + n) for n in range(count)]
+    paths = frozenset(f.path for f in files[small:]) if apart else frozenset()
+    made = arrange(files, OWNER, limit=limit, apart=paths)
+    assert len(made) <= limit
+    assert sorted(f.path for b in made for f in b.files) == sorted(f.path for f in files)
+    if apart and count + bool(small) <= limit and limit > 1:
+        assert len(made) == count + bool(small)
+        assert not small or not count or [f.path for f in made[-1].files] == [f"s{n}" for n in range(small)]
+
+
+def test_shards_of_others() -> None:
+    """The files of a checkpoint that is in shards have a layer each, however small."""
+    files = [fake(f"pytorch_model-{n:05}-of-00003.bin", 5) for n in (1, 2, 3)] + [fake("config.json", 5)]
+    assert [[f.path for f in b.files] for b in arrange(files, OWNER)] == [
+        ["config.json"],
+        *([f.path] for f in files[:3]),
+    ]
+
+
+def test_what_is_known_is_not_read(tmp_path: Path) -> None:
+    """A layer that was hashed before is not read again; the others are."""
+    files = write(tmp_path, {"a-1-of-2.bin": b"1" * 700, "a-2-of-2.bin": b"2" * 700})
+    one, two = arrange(files, OWNER)
+    counted: list[int] = []
+    packer = Packer([one, two], counted.append, {0: Hashed(Digest.of(b"known"))}).start()
+    assert packer.known(0) == Digest.of(b"known")
+    assert [layer.digest for layer in packer.hashed()] == [Digest.of(b"known"), Digest.of(whole(two))]
+    assert sum(counted) == 700 and packer.file_digests() == {"a-2-of-2.bin": Digest.of(b"2" * 700)}
+    packer.stop()
+    assert one.mark != two.mark and arrange(files, OWNER)[0].mark == one.mark
 
 
 def test_instruction() -> None:

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from layerkit.cli.tables import print_outcomes, print_plan, print_result
 from layerkit.oci import MEDIA, Digest
-from layerkit.planner import Present, plan
+from layerkit.planner import LayerPlan, PartPlan, Present, plan
 from layerkit.results import LayerResult, Result
 from layerkit.state import State
 from unit.support import inputs, project, write_project
@@ -85,7 +85,7 @@ def test_outcomes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with State() as state:
         made = plan(inputs(project(write_project(tmp_path)), state), Present(), destination="registry x", tags=["v1"])
     seconds = {"plan": 0.1, "build": 1.0, "checkpoint": 2.0, "compose": 0.1, "total": 12.5}
-    done = dataclasses.replace(result(), seconds=seconds)
+    done = replace(result(), seconds=seconds)
     print_outcomes(made, done)
     out, err = capsys.readouterr()
     assert out == ""
@@ -99,3 +99,23 @@ def test_outcomes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     }  # 2 GiB where 3 KiB were planned
     assert "BuildKit did not run, other than planned" in lines
     assert lines[-1] == "not as planned: see the lines with !! · 12 s"
+
+
+def test_plan_layer_by_layer(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Of a checkpoint of several layers those that change are named, with their bytes; the others are counted."""
+    parts = (
+        PartPlan("model-a\x1b[31m.safetensors", 2 * 1024**3, False),
+        PartPlan("model-head.safetensors", 5 * 1024**2, True),
+        PartPlan("config.json", 1024**3, False),
+        PartPlan("model-new.safetensors", 1024, None),
+    )
+    with State() as state:
+        made = plan(inputs(project(write_project(tmp_path)), state), Present(), destination="x", tags=["v1"])
+    print_plan(replace(made, layers=(LayerPlan("checkpoint", "packed", "some", 0, 5, parts=parts),)))
+    out = capsys.readouterr().out
+    assert out.splitlines()[3:6] == [
+        " " * 18 + "changed         5.0 MiB  model-head.safetensors",
+        " " * 18 + "not hashed yet  1.0 KiB  model-new.safetensors",
+        " " * 18 + "unchanged       3.0 GiB  2 of 4 layers",
+    ]
+    assert "\x1b" not in out
