@@ -30,6 +30,7 @@ __all__ = [
     "Secret",
     "load",
     "override",
+    "parse_toml",
     "schema",
 ]
 
@@ -190,7 +191,13 @@ class Image:
 class Dependencies:
     """``[dependencies]``: Python and system packages, the heavy ones in a layer of their own."""
 
-    requirements: Annotated[str, Field(description="requirements.txt, hashes allowed; '' for none.")] = ""
+    requirements: Annotated[
+        str,
+        Field(
+            description="requirements.txt (hashes allowed), pyproject.toml or uv.lock, these two also with extras:"
+            " pyproject.toml[serve]. '' for none."
+        ),
+    ] = ""
     separate: Annotated[
         Lines, Field(description='Packages (globs allowed) for a layer of their own: ["torch", "nvidia-*"].')
     ] = ()
@@ -384,6 +391,15 @@ def _parse(file: Path, text: str) -> dict[str, Any]:
         raise ConfigurationError(str(problem), problems=[problem]) from None
     except RecursionError:
         raise ConfigurationError(f"{file}: nested too deeply") from None
+
+
+def parse_toml(text: str, name: str) -> dict[str, Any]:
+    """The document that *text*, of the file *name*, is.
+
+    Raises:
+        ConfigurationError: it is no TOML; with its line.
+    """
+    return _parse(Path(name), text)
 
 
 def _table(file: Path, document: dict[str, Any]) -> dict[str, Any]:

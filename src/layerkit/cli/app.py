@@ -146,6 +146,7 @@ def _destination(push: bool, load: bool, output: str, platforms: Sequence[str]) 
 _LATER = {
     "checkpoint": "Look at a checkpoint: inspect, digest, convert.",
     "doctor": "Try what a build needs: docker, the builder, the registry.",
+    "init": "Look at the project, and write a commented layerkit.toml.",
     "lint": "Say what an expert would of a Dockerfile of a PyTorch service.",
 }
 
@@ -400,34 +401,6 @@ def bake(folder: Path, file: Path | None, overrides: tuple[str, ...], tags: tupl
     if context and project.checkpoint and not (project.root / project.checkpoint.path).is_dir():
         print(f"note: the checkpoint's context is {context}: bake copies all that is in that folder", file=sys.stderr)
     print(json.dumps(definition, indent=2))
-
-
-@cli.command()
-@click.option(
-    "-C", "folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path(), metavar="DIR"
-)
-@click.option("--force", is_flag=True, help="Write over a layerkit.toml that is there.")
-@click.option("--print", "only_print", is_flag=True, help="Print it, write nothing.")
-def init(folder: Path, force: bool, only_print: bool) -> None:
-    """Look at the project, and write a commented layerkit.toml."""
-    from .init import look, render
-
-    found = look(folder)
-    text = render(found)
-    if only_print:
-        sys.stdout.write(text)
-        return
-    target = folder / "layerkit.toml"
-    try:
-        with target.open("w" if force else "x", encoding="utf-8") as stream:
-            stream.write(text)
-    except FileExistsError:
-        raise ConfigurationError(f"{target} is there already", hint="--force writes over it") from None
-    except OSError as error:
-        raise ConfigurationError(f"{target}: cannot be written: {error.strerror}") from None
-    for line in found.reasons:
-        print(f"  {printable(line)}", file=sys.stderr)
-    print(target)
 
 
 @cli.command()

@@ -1,0 +1,200 @@
+"""A project's own Dockerfile with the one line that takes the checkpoint from layerkit. Pure.
+
+Nothing else of it is changed: ``layerkit lint --fix`` is for that. With layerkit the checkpoint is in no build context,
+so that a COPY that names it loses that word, and one of a whole folder needs no change.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import ConfigurationError
+from ..lint.facts import Entry, Facts
+from ..lint.reading import Copy, Document, Step, read
+from ..runtime import base_images, find_checkpoint_copy
+from .facts import Look
+from .weights import Choice
+
+__all__ = ["Adopted", "adopt"]
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """A Dockerfile that layerkit can build.
+
+    Attributes:
+        path: of the one that was there.
+        text: it, with the line; the same text where it had it.
+        changes: what was changed, a sentence each.
+        target: folder of the checkpoint in the image, "" where there is none.
+    """
+
+    path: str
+    text: str
+    changes: tuple[str, ...]
+    target: str = ""
+
+
+def adopt(look: Look, path: str, checkpoint: Choice | None) -> Adopted:
+    """The Dockerfile *path* of the project with the COPY line.
+
+    Raises:
+        ConfigurationError: it cannot be done by a line; the message says why.
+    """
+    text = look.texts[path]
+    base_images(text)  # what layerkit could not resolve it cannot build
+    if checkpoint is None:
+        return Adopted(path, text, ())
+    if re.search(r"--from=[\"']?checkpoint\b", text):
+        copy = find_checkpoint_copy(text)
+        return Adopted(path, text, (), copy.target)
+    weights = frozenset(checkpoint.files)
+    entries = [Entry(f.path, f.size, f.ignored and f.path not in weights) for f in look.files]
+    document = read(text, Facts(entries, minimum=0), file=path)
+    if document.problem is not None:
+        raise ConfigurationError(f"{path}: {document.problem[1]}")
+    made = _rewritten(document, checkpoint, weights)
+    found = find_checkpoint_copy(made.text)
+    base_images(made.text)
+    return Adopted(path, made.text, made.changes, found.target)
+
+
+def _rewritten(document: Document, checkpoint: Choice, weights: frozenset[str]) -> Adopted:
+    copies = [copy for copy in document.copies if _of(copy, weights)]
+    elsewhere = [copy for copy in document.elsewhere if _of(copy, weights)]
+    lines = list(document.lines)
+    end = "\r" if lines and lines[0].endswith("\r") else ""
+    changes: list[str] = []
+    if copies:
+        target, owner = _target(copies[-1], checkpoint, weights), _owner(copies[-1])
+    elif elsewhere:
+        raise ConfigurationError(
+            f"{document.file}: line {elsewhere[-1].step.first} copies the checkpoint into another stage",
+            hint="write COPY --link --from=checkpoint . DIR/ into the last stage",
+        )
+    else:
+        target, owner = _default(document, checkpoint), "0:0"
+    stage = document.stages[-1]
+    place = _place(document, copies, [step for step in document.chain if step.stage == stage.index])
+    line = f"COPY --link --chown={owner} --from=checkpoint . {target}"
+    emptied: list[Step] = []
+    for copy in copies:
+        words = _without(copy, weights, document)
+        if words is None:
+            emptied.append(copy.step)
+        elif words != copy.step.raw:
+            lines[copy.step.first - 1 : copy.step.last] = [
+                *words,
+                *[None] * (copy.step.last - copy.step.first + 1 - len(words)),  # type: ignore[list-item]
+            ]
+            changes.append(f"line {copy.step.first} no longer copies it")
+    for step in emptied:
+        lines[step.first - 1 : step.last] = [None] * (step.last - step.first + 1)  # type: ignore[list-item]
+        changes.append(f"line {step.first} ({step.raw[0].strip()}) is replaced")
+    comment = "# The weights, in layers of their own, which layerkit puts there."
+    lines[place - 1 : place - 1] = [comment + end, line + end]
+    changes.insert(0, f"{line} before line {place}")
+    return Adopted(document.file, "\n".join(item for item in lines if item is not None), tuple(changes), target)
+
+
+def _of(copy: Copy, weights: frozenset[str]) -> bool:
+    return any(entry.path in weights for _, entry in copy.files)
+
+
+def _target(copy: Copy, checkpoint: Choice, weights: frozenset[str]) -> str:
+    """Where the checkpoint's files are put by *copy*: all must go below one folder under their own names."""
+    where = f"{copy.step.first}"
+    if copy.target is None:
+        raise ConfigurationError(f"line {where}: where it copies to is not known", hint="write the path absolute")
+    base = checkpoint.path if checkpoint.path not in weights and "*" not in checkpoint.path else ""
+    found = set()
+    for place, entry in copy.files:
+        if entry.path not in weights:
+            continue
+        below = posixpath.relpath(entry.path, base) if base else posixpath.basename(entry.path)
+        if not place.endswith("/" + below):
+            raise ConfigurationError(
+                f"line {where}: it renames the checkpoint to {place}",
+                hint=f"rename the file, or read it as {below}",
+            )
+        found.add(place[: -len(below)])
+    if len(found) != 1:
+        raise ConfigurationError(f"line {where}: it puts the checkpoint into several folders")
+    return found.pop()
+
+
+def _owner(copy: Copy) -> str:
+    """Numbers of its --chown; root's where it names somebody: the files can be read by all."""
+    written = copy.step.expand(copy.step.instruction.flag("chown") or "0:0") or "0:0"
+    user, _, group = written.partition(":")
+    parts = ["0" if part == "root" else part for part in (user, group or user)]
+    return ":".join(parts) if all(part.isdigit() for part in parts) else "0:0"
+
+
+def _default(document: Document, checkpoint: Choice) -> str:
+    """A Dockerfile that knows nothing of weights: where the program finds them below its working folder."""
+    workdir = document.chain[-1].workdir if document.chain else None
+    workdir = next(
+        (s.absolute(s.instruction.words[0]) for s in reversed(document.chain) if s.name == "WORKDIR"), workdir
+    )
+    folder = checkpoint.path if checkpoint.path not in checkpoint.files else posixpath.dirname(checkpoint.path)
+    if workdir is None or not re.fullmatch(r"[A-Za-z0-9@%+=:,._/-]*", folder):
+        return checkpoint.target
+    return posixpath.normpath(posixpath.join(workdir, folder)).rstrip("/") + "/"
+
+
+def _place(document: Document, copies: Sequence[Copy], steps: Sequence[Step]) -> int:
+    """The line to put it before: under the code, above what installs, in the last stage."""
+    own = {step.first for step in steps}
+    installs = [step.last for step in steps if step.name == "RUN" and step.installs]
+    after = max(installs, default=0)
+    at = [copy.step.first for copy in copies if copy.step.first in own]
+    code = [c.step.first for c in document.copies if c.step.first in own and c.role in ("code", "mixed")]
+    above = [line for line in (*at, *code) if line > after]
+    if above:
+        return min(above)
+    if at:
+        return min(at)
+    ends = [s.first for s in steps if s.name in ("COPY", "ADD", "CMD", "ENTRYPOINT") and s.first > after]
+    if ends:
+        return min(ends)
+    return steps[-1].last + 1 if steps else document.stages[-1].start.last + 1
+
+
+def _without(copy: Copy, weights: frozenset[str], document: Document) -> tuple[str, ...] | None:
+    """Its lines without the sources that have nothing but weights; None where none is left."""
+    empty = []
+    for source in copy.sources:
+        path = posixpath.normpath("/" + source.lstrip("/")).lstrip("/")
+        inside = [
+            entry
+            for _, entry in copy.files
+            if not path or entry.path == path or entry.path.startswith(path + "/") or _matches(path, entry.path)
+        ]
+        if inside and all(entry.path in weights for entry in inside):
+            empty.append(source)
+    if not empty:
+        return copy.step.raw
+    if len(empty) == len(copy.sources):
+        return None
+    if not copy.step.plain:
+        raise ConfigurationError(
+            f"line {copy.step.first}: it copies the checkpoint among other things",
+            hint="give the checkpoint a COPY of its own",
+        )
+    line = copy.step.raw[0]
+    for source in empty:
+        line = re.sub(rf"(?<=\s){re.escape(source)}\s+", "", line, count=1)
+    return (line,)
+
+
+def _matches(pattern: str, path: str) -> bool:
+    from ..runtime.dockerignore import Pattern
+
+    try:
+        return any(c in pattern for c in "*?[") and Pattern.parse(pattern).match(path)
+    except ConfigurationError:
+        return False
