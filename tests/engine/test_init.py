@@ -33,8 +33,19 @@ def test_own_dockerfile(engine: Engine, tmp_path: Path) -> None:
     )
     said = workspace.run("init").stderr
     assert "COPY --link --chown=0:0 --from=checkpoint . /srv/weights/" in said
-    workspace.build("--set", f"image.name={workspace.repository}")
-    assert workspace.digests("checkpoint") and workspace.actions()["checkpoint"] == {"packed"}
+    output, summary = tmp_path / "output", tmp_path / "summary"
+    actions = {"GITHUB_ACTIONS": "true", "GITHUB_OUTPUT": str(output), "GITHUB_STEP_SUMMARY": str(summary)}
+    done = workspace.run("build", "--push", "-t", "v1", "--set", f"image.name={workspace.repository}", **actions)
+    # What a step of GitHub Actions tells the following ones, and its reader.
+    assert "reference<<layerkit-" in output.read_text() and done.stdout.strip() in output.read_text()
+    (weights,) = [line for line in summary.read_text().splitlines() if line.startswith("| checkpoint ")]
+    layer = next(layer for layer in workspace.image().manifest.layers if str(layer.digest) in weights)
+    assert "| packed |" in weights and 300_000 < layer.size < 310_000
+    opened = [line for line in done.stderr.splitlines() if line.startswith("::")]
+    assert opened == [
+        *("::group::layerkit plan", "::endgroup::", "::group::layerkit build", "::endgroup::"),
+        *("::group::layerkit compose", "::endgroup::"),
+    ]
     reference = f"{workspace.repository}:v1"
     engine.docker("pull", "-q", reference)
     assert engine.docker("run", "--rm", "--network", "none", reference) == "1.0 300000"

@@ -57,6 +57,10 @@ def _on_term(number: int, frame: object) -> None:
 
 
 def _show(error: LayerkitError) -> None:
+    from ..settings import Actions
+    from .github import annotate, harmless
+
+    actions = Actions.from_environment()
     print(f"error: {printable(error.message)}", file=sys.stderr)
     if isinstance(error, ConfigurationError):
         for problem in error.problems:
@@ -64,9 +68,11 @@ def _show(error: LayerkitError) -> None:
                 print(f"  {printable(str(problem))}", file=sys.stderr)
     if isinstance(error, BuildError):
         for line in error.log:
-            print(f"  | {line}", file=sys.stderr)
+            print(f"  | {harmless(line) if actions else line}", file=sys.stderr)
     if error.hint:
         print(f"hint: {printable(error.hint)}", file=sys.stderr)
+    if actions:
+        annotate(actions, error)
 
 
 @contextlib.contextmanager
@@ -235,6 +241,7 @@ def build(
     Prints the image's reference by digest.
     """
     from ..pipeline import build as run
+    from ..settings import Actions
     from .display import display
     from .tables import print_result
 
@@ -242,6 +249,8 @@ def build(
         where = _destination(push, load, output, platforms)
         project = _load(folder, file, overrides)
         kind = "quiet" if quiet else progress
+        actions = Actions.from_environment()
+        kind = "github" if actions and kind == "auto" else kind
         with display(kind, terminal=sys.stderr.isatty()) as listener:
             result = run(
                 project,
@@ -261,6 +270,10 @@ def build(
                 metadata_file.write_text(document + "\n")
             except OSError as error:
                 raise ConfigurationError(f"--metadata-file: {metadata_file}: {error.strerror}") from None
+        if actions:
+            from .github import result_done
+
+            result_done(actions, result)
         if as_json:
             print(document)
         else:
@@ -290,6 +303,7 @@ def plan(
 ) -> None:
     """Say what build would do with the same options, and why. Changes nothing."""
     from ..pipeline import plan as look
+    from ..settings import Actions
     from .tables import print_plan
 
     with _json_errors(as_json):
@@ -300,6 +314,10 @@ def plan(
             print(json.dumps(found.to_json(), indent=2))
         else:
             print_plan(found)
+        if actions := Actions.from_environment():
+            from .github import plan_done
+
+            plan_done(actions, found)
         if exit_code and found.changes:
             raise click.exceptions.Exit(10)
 

@@ -105,6 +105,7 @@ def _run(
         worst,
         write_text,
     )
+    from ..settings import Actions
 
     findings: list[Finding] = []
     out = []
@@ -152,6 +153,8 @@ def _run(
     else:
         _write(as_text(findings))
         print(summary(findings), file=sys.stderr)
+        if Actions.from_environment():
+            print(as_github(findings), end="", file=sys.stderr)
     level = worst(tuple(findings))
     if level in (Severity.ERROR, Severity.WARNING):
         raise click.exceptions.Exit(1)
