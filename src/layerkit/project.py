@@ -128,8 +128,8 @@ def _variables(value: Mapping[str, str]) -> Mapping[str, str]:
     return value
 
 
-Line = Annotated[str, AfterValidator(_line)]
-Absolute = Annotated[str, AfterValidator(_absolute)]
+Line = Annotated[str, AfterValidator(_line), Field(json_schema_extra={"minLength": 1})]
+Absolute = Annotated[str, AfterValidator(_absolute), Field(json_schema_extra={"pattern": "^/"})]
 Inside = Annotated[str, AfterValidator(_inside)]
 Lines = Annotated[Sequence[Line], AfterValidator(_items)]
 Insides = Annotated[Sequence[Inside], AfterValidator(_items)]
@@ -552,10 +552,28 @@ def schema() -> dict[str, Any]:
     for table in document["$defs"].values():
         table["properties"] = {_spelling(name): value for name, value in table["properties"].items()}
         table["additionalProperties"] = False
-    del document["properties"]["root"]
+    del document["properties"]["root"], document["description"]
+    secret = document["$defs"]["Secret"]
+    secret["oneOf"] = [{"required": [name]} for name in secret["properties"]]
+    found: dict[str, Any] = _without_null(document)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **document,
+        **found,
         "title": "layerkit.toml",
+        "description": "What layerkit builds: base, dependencies, checkpoint and code.",
         "additionalProperties": False,
     }
+
+
+def _without_null(node: Any) -> Any:
+    """*node* as TOML has it, which knows no null; descriptions without the marks of docstrings."""
+    if isinstance(node, list):
+        return [_without_null(item) for item in node]
+    if not isinstance(node, dict):
+        return node.replace("``", "") if isinstance(node, str) else node
+    made = {key: _without_null(value) for key, value in node.items() if not (key == "default" and value is None)}
+    branches = [branch for branch in made.get("anyOf", ()) if branch != {"type": "null"}]
+    if len(branches) == 1:
+        del made["anyOf"]
+        made = {**branches[0], **made}
+    return made

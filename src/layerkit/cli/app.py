@@ -14,6 +14,7 @@ import click
 
 from .._version import __version__
 from ..errors import BuildError, ConfigurationError, LayerkitError, printable
+from . import completion
 
 if TYPE_CHECKING:
     from ..project import Project
@@ -94,7 +95,14 @@ def _json_errors(wanted: bool) -> Iterator[None]:
 
 def _project_options(command: F) -> F:
     for option in (
-        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override, as image.base=REF."),
+        click.option(
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Override, as image.base=REF.",
+            shell_complete=completion.keys,
+        ),
         click.option(
             "-C",
             "folder",
@@ -118,10 +126,25 @@ def _project_options(command: F) -> F:
 
 def _destination_options(command: F) -> F:
     for option in (
-        click.option("--builder", default="", metavar="NAME", help="buildx builder."),
+        click.option(
+            "--builder", default="", metavar="NAME", help="buildx builder.", shell_complete=completion.builders
+        ),
         click.option("--no-cache", is_flag=True, help="Build base, dependencies and code anew."),
-        click.option("--platform", "platforms", multiple=True, metavar="OS/ARCH", help="Platforms, also with commas."),
-        click.option("--output", default="", metavar="oci:DIR", help="Put the image into an OCI layout."),
+        click.option(
+            "--platform",
+            "platforms",
+            multiple=True,
+            metavar="OS/ARCH",
+            help="Platforms, also with commas.",
+            shell_complete=completion.platforms,
+        ),
+        click.option(
+            "--output",
+            default="",
+            metavar="oci:DIR",
+            help="Put the image into an OCI layout.",
+            shell_complete=completion.outputs,
+        ),
         click.option("--load", is_flag=True, help="Put the image into the local Docker (the default)."),
         click.option("--push", is_flag=True, help="Put the image into its registry."),
         click.option(
@@ -422,22 +445,28 @@ def bake(folder: Path, file: Path | None, overrides: tuple[str, ...], tags: tupl
 
 
 @cli.command()
-def schema() -> None:
-    """Print the JSON schema of layerkit.toml, for editors."""
+@click.option("-o", "--write", "target", type=click.Path(path_type=Path), metavar="FILE", help="Write it there.")
+def schema(target: Path | None) -> None:
+    """Print the JSON schema of layerkit.toml, for editors: #:schema FILE in its first line."""
     from ..project import schema as make
 
-    print(json.dumps(make(), indent=2))
+    text = json.dumps(make(), indent=2)
+    if target is None:
+        print(text)
+        return
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"--write: {target}: {error.strerror}") from None
+    print(target)
 
 
-@cli.command()
+@cli.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-def completion(shell: str) -> None:
+def print_completion(shell: str) -> None:
     """Print the completion script of a shell: eval "$(layerkit completion bash)"."""
-    from click.shell_completion import get_completion_class
-
-    made = get_completion_class(shell)
-    assert made is not None
-    print(made(cli, {}, "layerkit", "_LAYERKIT_COMPLETE").source())
+    print(completion.script(shell, cli), end="")
 
 
 @cli.command()

@@ -19,6 +19,7 @@ from layerkit.events import Note, Phase, StepLog
 from layerkit.settings import Actions
 
 from .conftest import Run
+from .shells import program
 
 ROOT = Path(__file__).parents[3]
 
@@ -151,14 +152,6 @@ def step(number: int, inputs: dict[str, str], environment: dict[str, str]) -> su
     command = ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", "-c", this["run"]]
     environment = {**os.environ, "GITHUB_ACTIONS": "true", **environment, **filled}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
-
-
-def program(folder: Path) -> str:
-    """A PATH on which layerkit is this one."""
-    folder.mkdir()
-    (folder / "layerkit").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m layerkit "$@"\n')
-    (folder / "layerkit").chmod(0o755)
-    return f"{folder}:{os.environ['PATH']}"
 
 
 def test_action_is_one() -> None:
