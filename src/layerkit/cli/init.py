@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import ConfigurationError, printable
+from ..errors import ConfigurationError, LayerkitError, printable
 
 if TYPE_CHECKING:
     from ..start import Conclusions
@@ -53,6 +54,7 @@ def init(folder: Path, force: bool, only_print: bool, no_dockerfile: bool, as_js
         if not only_print:
             made = {**found.files, SCHEMA: json.dumps(schema(), indent=2) + "\n", FILE: text}
             written = _write(folder, made, force=force, ours=SCHEMA)
+            found = replace(found, notes=(*found.notes, *_checked(folder)))
         if as_json:
             document = {
                 "schema_version": 1,
@@ -68,6 +70,22 @@ def init(folder: Path, force: bool, only_print: bool, no_dockerfile: bool, as_js
         for path, other in found.files.items() if only_print else ():
             print(f"{path} would be:\n{printable(other, 100_000)}", file=sys.stderr)
         print(text, end="") if only_print else print(folder / FILE)
+
+
+def _checked(folder: Path) -> list[str]:
+    """What ``layerkit check`` says against what was written, if anything."""
+    from ..fingerprint import Base, fingerprint
+    from ..project import load
+    from ..settings import Settings
+    from ..state import State
+
+    try:
+        with State(None) as state:
+            platform = Settings.from_environment().platform
+            fingerprint(load(root=folder), state, platforms=(platform,), resolve=lambda reference: Base())
+    except LayerkitError as error:
+        return [printable(f"layerkit check: {error.message}" + (f" ({error.hint})" if error.hint else ""))]
+    return []
 
 
 def _explain(found: Conclusions) -> None:

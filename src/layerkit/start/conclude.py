@@ -99,6 +99,7 @@ def conclude(look: Look, *, own: bool = True) -> Conclusions:
             draft.notes.append(f"{dockerfile} is not used: {why}" + (f" ({error.hint})" if error.hint else ""))
         else:
             _own(draft, look, adopted, chosen)
+            draft.notes += adopted.notes
             _checkpoint(draft, look, chosen, None)
             return draft.done()
     _generated(draft, look, chosen, dockerfile)

@@ -51,6 +51,10 @@ def look(folder: Path) -> Look:
         if len(files) >= _MAX_FILES:
             whole = False
             break
+        if entry.is_symlink() and (away := _away(root, Path(entry.path))) is not None:
+            if is_checkpoint_name(path) or away.is_dir():
+                unreadable.append(f"{printable(path)} leads out of the project, to {printable(str(away))}: not used")
+            continue
         file = _file(path, entry, ignored)
         if file is None:
             continue
@@ -68,6 +72,7 @@ def look(folder: Path) -> Look:
                     unreadable.append(printable(error.message))
             else:
                 texts[path] = text
+    unreadable += _above(root, files)
     return Look(
         root.name,
         tuple(sorted(files, key=lambda file: file.path)),
@@ -113,6 +118,29 @@ def _walk(root: Path, unreadable: list[str]) -> Iterator[tuple[str, os.DirEntry[
                     folders.append((path + "/", item.path))
             else:
                 yield path, item
+
+
+def _away(root: Path, link: Path) -> Path | None:
+    """Where *link* leads, if that is out of *root*: no image is built from there."""
+    try:
+        place = link.resolve()
+    except (OSError, RuntimeError):  # a loop
+        return None
+    return None if place.is_relative_to(root) else place
+
+
+def _above(root: Path, files: list[File]) -> list[str]:
+    """Requirements that are not in this folder of a repository, but in one above it."""
+    names = ("uv.lock", "requirements.txt", "pyproject.toml", "poetry.lock")
+    if any(file.path in names for file in files) or (root / ".git").exists():
+        return []
+    repository = next((folder for folder in root.parents if (folder / ".git").exists()), None)
+    for folder in root.parents if repository is not None else ():
+        if found := next((name for name in names if (folder / name).is_file()), None):
+            return [f"{found} is in {printable(folder.name)}/ above, which the builder is not given: copy it here"]
+        if folder == repository:
+            break
+    return []
 
 
 def _file(path: str, entry: os.DirEntry[str], ignored: Matcher) -> File | None:

@@ -99,8 +99,8 @@ def _candidates(look: Look) -> list[Candidate]:
         if not together:
             continue
         code = any(name.endswith((".py", ".ipynb")) for name in beside)
-        if folder and not code and not any(char in folder for char in "*?[") and _writable(folder):
-            whole = tuple(look.below(folder))
+        whole = tuple(look.below(folder)) if folder else ()
+        if whole and not code and not any(c in folder for c in "*?[") and all(_writable(f.path) for f in whole):
             found.append(Candidate(folder, sum(file.size for file in whole), whole, "folder"))
             taken |= {file.path for file in inside}
         elif len(shards) > 1:
