@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import ConfigurationError, printable
+from .text import wrapped
 
 if TYPE_CHECKING:
     from ..doctor import Finding
@@ -26,12 +25,7 @@ _INDENT = 18
 
 
 def _lines(text: str) -> list[str]:
-    """*text* as wide as the terminal; elsewhere in one line, for those who search it."""
-    shown = printable(text, 400).replace("\n", " ")
-    if not sys.stdout.isatty():
-        return [shown] if shown else []
-    width = max(shutil.get_terminal_size().columns - _INDENT, 40)
-    return textwrap.wrap(shown, width, break_long_words=False, break_on_hyphens=False)
+    return wrapped(printable(text, 400).replace("\n", " "), _INDENT, sys.stdout) if text else []
 
 
 @click.command()

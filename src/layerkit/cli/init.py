@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import ConfigurationError, LayerkitError, printable
+from .text import wrapped
 
 if TYPE_CHECKING:
     from ..start import Conclusions
@@ -92,10 +93,12 @@ def _explain(found: Conclusions) -> None:
     from ..start.write import toml
 
     for reason in found.reasons:
-        value = printable(toml(reason.value), 200)
-        print(f"  {reason.key} = {value}\n      {reason.because}", file=sys.stderr)
+        print(f"  {reason.key} = {printable(toml(reason.value), 200)}", file=sys.stderr)
+        for line in wrapped(reason.because, 6, sys.stderr):
+            print(f"      {line}", file=sys.stderr)
     for note in found.notes:
-        print(f"note: {note}", file=sys.stderr)
+        first, *more = wrapped(note, 6, sys.stderr)
+        print(f"note: {first}", *(f"      {line}" for line in more), sep="\n", file=sys.stderr)
 
 
 def _write(folder: Path, files: Mapping[str, str], *, force: bool, ours: str) -> list[str]:

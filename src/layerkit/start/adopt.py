@@ -119,17 +119,22 @@ def _notes(document: Document, weights: frozenset[str], target: str, checkpoint:
                 )
                 break
     for copy in (*document.copies, *document.elsewhere):
+        where = f"{document.file}: line {copy.step.first}"
+        places = [place for place, entry in copy.files if entry.path in weights]
+        elsewhere = [place for place in places if not place.startswith(target)]
+        if elsewhere and copy in document.copies:
+            yield f"{where} put the weights to {elsewhere[0]} too: now in {target} only"
+        owner = copy.step.instruction.flag("chown") or "0"
+        if places and not elsewhere and not re.fullmatch(r"(\d+|root)(:(\d+|root))?", owner):
+            who = f"{owner!r} is a name, which a linked layer cannot look up"
+            yield f"{where}: {who}: the weights are root's, for all to read; or write --chown=UID:GID"
         others = [entry for _, entry in copy.files if entry.path not in weights and is_checkpoint_name(entry.path)]
         large = [entry for entry in others if entry.size >= MIB]
         if large:
             shown = f"{large[0].path} ({size(large[0].size)})" + (f" and {len(large) - 1} more" if large[1:] else "")
-            where = f"{document.file}: line {copy.step.first}"
             yield f"{where} copies {shown} through the builder: .dockerignore keeps it out"
-        doubled = [place for place, entry in copy.files if entry.path in weights and not place.startswith(target)]
-        if doubled and copy in document.copies:
-            yield f"{document.file}: line {copy.step.first} put the weights to {doubled[0]} too: now in {target} only"
         if copy.named:
-            yield f"{document.file}: line {copy.step.first} copies {copy.named[0]}, which is not here"
+            yield f"{where} copies {copy.named[0]}, which is not here"
 
 
 def _carried(document: Document, copy: Copy, target: str) -> tuple[str, Step]:

@@ -95,6 +95,7 @@ def test_line(before: str, after: str) -> None:
         ("FROM a\nCOPY weights /m\nRUN python -c 1 && python convert.py /m/model.pt\n", "line 3 (python convert.py"),
         ("FROM a\nCOPY . /app\n", "line 2 copies other.pth (20.0 MiB) through the builder"),
         ("FROM a\nCOPY . /app\nCOPY weights /m\n", "line 2 put the weights to /app/weights/model.pt too"),
+        ("FROM a\nCOPY --chown=app weights /m\n", "'app' is a name"),
         ("FROM a\nCOPY gone.pt /m/\n", "line 2 copies gone.pt, which is not here"),
         ("FROM a\nCOPY weights/model.pt /m/x.pt\n", "it renames the checkpoint to /m/x.pt"),
         ("FROM a\nCOPY weights/model.pt $WHERE/\n", "where it copies to is not known"),
