@@ -13,6 +13,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from platform import machine
 
 from ..errors import ConfigurationError
 from ..project import Project, parse_toml
@@ -88,7 +89,9 @@ def read_requirements(project: Project) -> Requirements | None:
         return from_pyproject(path, document, extras)
     beside = posixpath.join(posixpath.dirname(path), "pyproject.toml")
     described = parse_toml(read(beside), beside) if (project.root / beside).is_file() else {}
-    return from_uv_lock(path, document, extras, described=described)
+    # As "linux/arm/v7"; and this machine's own, for which is built where none is said.
+    architectures = [platform.split("/")[1] for platform in project.image.platforms] + [machine()]
+    return from_uv_lock(path, document, extras, described=described, architectures=architectures)
 
 
 # ------------------------------------------------------------------------------------------------------------- files

@@ -22,8 +22,10 @@ __all__ = ["from_pyproject", "from_uv_lock", "is_declared", "split_extras"]
 _SPELLED = re.compile(r"(?P<path>[^\[\]]*)(?:\[(?P<extras>[A-Za-z0-9._, -]*)\])?")
 _NAMES = ("pyproject.toml", "uv.lock")
 _MAX_ALTERNATIVES = 32  # markers under which one package is needed
-# Wheels of other systems: an image is Linux.
-_ELSEWHERE = re.compile(r"-(?:win|macosx|ios|android|pyodide|emscripten)[a-z0-9_.]*\.whl$")
+# Wheels of other systems and interpreters: images are Linux, and run CPython.
+_ELSEWHERE = re.compile(r"-(?:win|macosx|ios|android|pyodide|emscripten)[a-z0-9_.]*\.whl$|-(?:pp|graalpy)\d+-")
+_MACHINE = re.compile(r"_(i686|armv[67]l|ppc64|ppc64le|s390x|riscv64|loongarch64|mips64)\.whl$")
+_MACHINES = {"386": "i686", "arm": "armv7l", "loong64": "loongarch64"}  # where a wheel names it otherwise
 
 
 def is_declared(name: str) -> bool:
@@ -222,7 +224,12 @@ class _Edge:
 
 
 def from_uv_lock(
-    path: str, document: Mapping[str, Any], extras: Sequence[str] = (), *, described: Mapping[str, Any] | None = None
+    path: str,
+    document: Mapping[str, Any],
+    extras: Sequence[str] = (),
+    *,
+    described: Mapping[str, Any] | None = None,
+    architectures: Sequence[str] = (),
 ) -> Requirements:
     """Every package that the project of the uv.lock *document* needs at run time, with version, marker and hashes.
 
@@ -230,6 +237,8 @@ def from_uv_lock(
         extras: of the project, normalised.
         described: the pyproject.toml beside it: which project it is, and which indexes it declares. An index that is
             not declared is the machine's own affair, and is not repeated.
+        architectures: of the image, as platforms name them; amd64 and arm64 are always among them. Hashes of wheels
+            for others are left out, for a step has room for so many only.
 
     Raises:
         ConfigurationError: it is no lock of such a project, or needs what is on this machine only.
@@ -246,8 +255,12 @@ def from_uv_lock(
     needed = [index for index in markers if not _is_member(path, packages[index])]
     needed.sort(key=lambda index: (str(packages[index].get("name")), str(packages[index].get("version"))))
     # Installers check all hashes or none, and a clone of a repository has none.
-    checked = all(_hashes(packages[index]) for index in needed)
-    lines = [_locked(packages[index], _disjunction(markers[index]), hashes=checked) for index in needed]
+    machines = frozenset(_MACHINES.get(name, name) for name in architectures)
+    hashes = {index: _hashes(packages[index], machines) for index in needed}
+    checked = all(hashes.values())
+    lines = [
+        _locked(packages[index], _disjunction(markers[index]), hashes[index] if checked else ()) for index in needed
+    ]
     declared = _indexes(described)
     used = {str(_table(packages[index].get("source")).get("registry")) for index in needed}
     return _made(path, lines, (option for address, option in declared.items() if address in used))
@@ -349,14 +362,19 @@ def _disjunction(alternatives: frozenset[frozenset[str]]) -> str:
     return whole[0] if len(whole) == 1 else " or ".join(f"({text})" for text in sorted(whole))
 
 
-def _hashes(package: Mapping[str, Any]) -> list[str]:
-    """Of the files that may be installed on Linux."""
-    wheels = [_table(item) for item in _list(package.get("wheels"))]
-    files = [w for w in wheels if not _ELSEWHERE.search(str(w.get("url") or w.get("path") or w.get("filename") or ""))]
-    return sorted({str(item["hash"]) for item in (*files, _table(package.get("sdist"))) if "hash" in item})
+def _hashes(package: Mapping[str, Any], machines: frozenset[str]) -> tuple[str, ...]:
+    """Of the files that may be installed in the image."""
+    found = set()
+    for wheel in map(_table, _list(package.get("wheels"))):
+        name = str(wheel.get("url") or wheel.get("path") or wheel.get("filename") or "")
+        machine = _MACHINE.search(name)
+        if "hash" in wheel and not _ELSEWHERE.search(name) and (machine is None or machine[1] in machines):
+            found.add(str(wheel["hash"]))
+    sdist = _table(package.get("sdist"))
+    return tuple(sorted(found | ({str(sdist["hash"])} if "hash" in sdist else set())))
 
 
-def _locked(package: Mapping[str, Any], marker: str, *, hashes: bool) -> str:
+def _locked(package: Mapping[str, Any], marker: str, hashes: Sequence[str]) -> str:
     name, source = str(package.get("name")), _table(package.get("source"))
     if "git" in source:
         url, _, commit = str(source["git"]).partition("#")
@@ -368,4 +386,4 @@ def _locked(package: Mapping[str, Any], marker: str, *, hashes: bool) -> str:
     else:
         text = f"{name}=={package.get('version')}"
     text += f" ; {marker}" if marker else ""
-    return text + "".join(f" --hash={value}" for value in _hashes(package) if hashes)
+    return text + "".join(f" --hash={value}" for value in hashes)

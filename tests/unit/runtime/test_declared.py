@@ -237,6 +237,26 @@ def test_hashes_and_indexes() -> None:
     assert found.hashed and found.options == ("--extra-index-url https://index.example/cpu",)
 
 
+def test_hashes_of_machines() -> None:
+    """A step has room for so many hashes: those for other interpreters, and for machines nobody asked for, stay out."""
+    names = (
+        "cp311-cp311-manylinux_2_28_x86_64",
+        "cp311-cp311-musllinux_1_2_aarch64",
+        "pp310-pypy310_pp73-manylinux_2_28_x86_64",
+        "cp311-cp311-manylinux_2_17_i686.manylinux2014_i686",
+        "cp311-cp311-manylinux_2_31_armv7l",
+    )
+    wheels = ", ".join(
+        f'{{ url = "https://x.example/heavy-2.0-{name}.whl", hash = "sha256:{at}" }}' for at, name in enumerate(names)
+    )
+    document = parse_toml(re.sub(r"(?s)wheels = \[.*?\n\]", f"wheels = [{wheels}]", LOCK), "x")
+
+    def kept(*architectures: str) -> list[str]:
+        return re.findall(r"sha256:(\d)\b", from_uv_lock("l", document, architectures=architectures).entries[0].text)
+
+    assert kept() == ["0", "1"] and kept("arm") == ["0", "1", "4"] and kept("386", "arm64") == ["0", "1", "3"]
+
+
 def test_without_all_hashes() -> None:
     """Installers check all files or none: where one is a clone, no line has a hash."""
     text = LOCK.replace('{ registry = "https://index.example/simple" }', '{ git = "https://g.example/l?rev=v1#abc" }')
