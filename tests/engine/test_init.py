@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import uuid
 from pathlib import Path
@@ -64,6 +65,7 @@ def test_without_requirements(engine: Engine, tmp_path: Path) -> None:
         '[tool.uv]\nno-index = true\nfind-links = ["wheels"]\n'
     )
     subprocess.run([find_uv_bin(), "lock", "--offline", "-q"], cwd=workspace.root, check=True, timeout=60)
+    hash_wheels(workspace.root)
     workspace.run("init")
     text = (workspace.root / "layerkit.toml").read_text()
     assert 'requirements = "uv.lock"' in text and 'wheels = "wheels"' in text
@@ -73,5 +75,17 @@ def test_without_requirements(engine: Engine, tmp_path: Path) -> None:
     out = workspace.python("import runpy, heavy; print(heavy.VERSION); runpy.run_path('serve.py')")
     assert out.split() == ["1.0", "1.0", "300000"]
     pyproject.write_text(pyproject.read_text() + "[tool.ruff]\nline-length = 99\n")
+    dockerfile = workspace.run("dockerfile", *override).stdout
+    assert dockerfile.count("--require-hashes") == 1 and dockerfile.count("--no-deps") == 2
     again = workspace.build(*override, tag="v2")
     assert again["rebuilt"] == [] and again["builder"]["ran"] is False
+
+
+def hash_wheels(root: Path) -> None:
+    """The lock with hashes, which uv takes from indexes and not from folders: installers check them."""
+    text = (root / "uv.lock").read_text()
+    for wheel in (root / "wheels").iterdir():
+        entry = f'path = "{wheel.name}"'
+        assert entry in text
+        text = text.replace(entry, f'{entry}, hash = "sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}"')
+    (root / "uv.lock").write_text(text)
