@@ -62,16 +62,15 @@ def _show(error: LayerkitError) -> None:
     from .github import annotate, harmless
 
     actions = Actions.from_environment()
-    print(f"error: {printable(error.message)}", file=sys.stderr)
+    lines = [f"error: {printable(error.message)}"]
     if isinstance(error, ConfigurationError):
-        for problem in error.problems:
-            if str(problem) != error.message:
-                print(f"  {printable(str(problem))}", file=sys.stderr)
+        lines += [f"  {printable(str(problem))}" for problem in error.problems if str(problem) != error.message]
     if isinstance(error, BuildError):
-        for line in error.log:
-            print(f"  | {harmless(line) if actions else line}", file=sys.stderr)
+        lines += [f"  | {line}" for line in error.log]
     if error.hint:
-        print(f"hint: {printable(error.hint)}", file=sys.stderr)
+        lines.append(f"hint: {printable(error.hint)}")
+    text = "\n".join(lines)
+    print("\n".join(map(harmless, text.split("\n"))) if actions else text, file=sys.stderr)
     if actions:
         annotate(actions, error)
 

@@ -48,7 +48,7 @@ def annotation(
 
 
 def harmless(line: str) -> str:
-    """A line of somebody else's log: a command may start it (``::``), and the older kind (``##[``) stand anywhere."""
+    """A line with text of others: a command may start it (``::``), and one of the older kind (``##[``) stand anywhere."""
     shown = line.replace("##[", "## [")
     return shown.replace("::", ": :", 1) if shown.lstrip().startswith("::") else shown
 

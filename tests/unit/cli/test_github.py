@@ -121,6 +121,15 @@ def test_errors_at_their_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None
     assert done.err.splitlines()[-1].startswith("::error title=layerkit%3A configuration::no layerkit.toml")
 
 
+def test_errors_are_no_commands(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an error quotes cannot command the runner either."""
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    Path("layerkit.toml").write_text('[image]\nname = "x"\n[code]\ninclude = ["##[group]a"]\n')
+    shown = run("check").err.splitlines()
+    assert "## [group]a" in shown[0]
+    assert [line for line in shown if "##[" in line] == [line for line in shown if line.startswith("::error ")]
+
+
 def test_lint_annotates(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Findings are read in the log and annotated at their lines."""
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
