@@ -84,7 +84,13 @@ class Image:
 class Dependencies:
     """``[dependencies]``: Python and system packages, the heavy ones in a layer of their own."""
 
-    requirements: Annotated[str, Field(description="requirements.txt, hashes allowed; '' for none.")] = ""
+    requirements: Annotated[
+        str,
+        Field(
+            description="requirements.txt (hashes allowed), pyproject.toml or uv.lock, these two also with extras:"
+            " pyproject.toml[serve]. '' for none."
+        ),
+    ] = ""
     separate: Annotated[
         Lines, Field(description='Packages (globs allowed) for a layer of their own: ["torch", "nvidia-*"].')
     ] = ()

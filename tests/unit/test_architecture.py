@@ -53,9 +53,10 @@ MAY: dict[str, set[str]] = {
     "testing": {"oci", "errors", "registry"},
     "cli": {
         "_version", "oci", "errors", "events", "settings", "state", "project", "runtime", "fingerprint", "planner",
-        "pipeline", "results", "doctor", "lint", "checkpoint", "forecast", "bases", "anatomy", "units",
+        "pipeline", "results", "doctor", "lint", "checkpoint", "forecast", "bases", "anatomy", "units", "start",
     },
     "lint": {"errors", "oci", "runtime"},
+    "start": {"errors", "lint", "project", "runtime"},
     "__main__": {"cli"},
     "__init__": {
         "_version", "errors", "events", "settings", "project", "planner", "pipeline", "results", "checkpoint",
@@ -77,7 +78,9 @@ ONLY = {
     "sqlite3": {"state.py"},
 }
 PURE = ["oci/", "errors.py", "units.py", "events.py", "planner.py", "assemble.py", "runtime/dockerfile.py",
-        "runtime/bake.py", "runtime/progress.py", "runtime/placeholder.py", "registry/urls.py", "anatomy/layers.py",
+        "runtime/bake.py", "runtime/progress.py", "runtime/placeholder.py", "runtime/declared.py",
+        "start/adopt.py", "start/conclude.py", "start/facts.py", "start/needs.py", "start/program.py", "start/weights.py",
+        "start/write.py", "registry/urls.py", "anatomy/layers.py",
         "anatomy/costs.py", "anatomy/roles.py", "anatomy/treemap.py", "anatomy/inspection.py", "anatomy/difference.py",
         "anatomy/dissect.py", "anatomy/found.py", "anatomy/charts.py", "checkpoint/shards.py"]  # fmt: skip
 # What reads, writes or connects.

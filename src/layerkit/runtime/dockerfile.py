@@ -204,7 +204,7 @@ class _Steps:
         if self.hashed:
             flags = [*flags, "--require-hashes", "--no-deps"]  # a locked file lists all that it needs
         return self.run(
-            self.piped(self.installer() + " ".join(["", *flags, "-r /dev/stdin"])),
+            self.piped(self.installer() + " ".join(["", *flags, "-r /dev/stdin"]), self._heavy_lines()),
             *self.tidied(),
             mounts=[*self.cache(), *mounts],
             offline=self.wheels,
@@ -214,8 +214,10 @@ class _Steps:
         mounts, flags = self.sources()
         if self.hashed and self.uv:
             flags = [*flags, "--require-hashes"]  # pip does it by itself
+        if self.hashed and self.inline:
+            flags = [*flags, "--no-deps"]  # the lock lists all, and what it leaves out is not for this image
         return self.run(
-            self.installer() + " ".join(["", *flags, f"-r {self.main_file}"]),
+            self.from_file(self.installer() + " ".join(["", *flags, f"-r {self.main_file}"])),
             *self.tidied(),
             mounts=[*self.cache(), *mounts, *self.files()],
             offline=self.wheels,
@@ -226,14 +228,18 @@ class _Steps:
         if self.hashed:
             flags = [*flags, "--require-hashes", "--no-deps"]
         command = " ".join(["pip wheel --wheel-dir /wheels/separate", *flags, "-r /dev/stdin"])
-        return self.run(self.piped(_with(_PIP, command)), mounts=[*self.pip_cache(), *mounts], offline=self.wheels)
+        step = self.piped(_with(_PIP, command), self._heavy_lines())
+        return self.run(step, mounts=[*self.pip_cache(), *mounts], offline=self.wheels)
 
     def build_rest(self) -> str:
         mounts, flags = self.sources()
         if self.heavy and not self.hashed:
             # A wheel that was built here has not the hash of its source: pip's own cache serves there.
             flags = [*flags, "--find-links /wheels/separate"]
-        commands = [_with(_PIP, " ".join(["pip wheel --wheel-dir /wheels/rest", *flags, f"-r {self.main_file}"]))]
+        if self.hashed and self.inline:
+            flags = [*flags, "--no-deps"]
+        command = _with(_PIP, " ".join(["pip wheel --wheel-dir /wheels/rest", *flags, f"-r {self.main_file}"]))
+        commands = [self.from_file(command)]
         if self.heavy:
             # Those are installed from the other folder.
             commands.append('for wheel in /wheels/separate/*.whl; do rm -f "/wheels/rest/${wheel##*/}"; done')
@@ -262,9 +268,22 @@ class _Steps:
         return self.requirements is not None and self.requirements.hashed
 
     @property
+    def inline(self) -> bool:
+        return self.requirements is not None and self.requirements.inline
+
+    @property
     def main_file(self) -> str:
         assert self.requirements is not None
-        return f"{_MOUNTED}/{self.requirements.files[0]}"
+        return "/dev/stdin" if self.inline else f"{_MOUNTED}/{self.requirements.files[0]}"
+
+    def from_file(self, command: str) -> str:
+        """*command*, which reads ``main_file``; where there is no such file, with all lines on its standard input."""
+        if not self.inline:
+            return command
+        assert self.requirements is not None
+        # A complete lock is installed without looking for more: what the step before has is not said again.
+        entries = self.rest if self.hashed else self.requirements.installed
+        return self.piped(command, (entry.text for entry in entries))
 
     def installer(self, *, variables: bool = True) -> str:
         if not self.uv:
@@ -314,10 +333,9 @@ class _Steps:
         files = self.requirements.files if self.requirements else ()
         return [f"type=bind,source={path},target={_MOUNTED}/{path}" for path in files]
 
-    def piped(self, command: str) -> str:
-        """*command* with the heavy lines on its standard input: only a change of these lines changes the step."""
-        assert self.requirements is not None
-        lines = [*self._options(), *self._heavy_lines()]
+    def piped(self, command: str, requirements: Iterable[str]) -> str:
+        """*command* with *requirements* on its standard input: only a change of these lines changes the step."""
+        lines = [*self._options(), *requirements]
         for line in lines:
             if credentials(line):
                 raise ConfigurationError(
@@ -327,8 +345,10 @@ class _Steps:
         text = " \\\n        ".join(_quote(line) for line in lines)
         if len(text) > _MAX_SCRIPT:
             raise ConfigurationError(
-                "dependencies.separate: too many packages match for one step",
-                hint="name only the heavy ones, such as torch and nvidia-*",
+                "dependencies: too many packages match for one step",
+                hint="name only the heavy ones in dependencies.separate, such as torch and nvidia-*"
+                if not self.inline
+                else "write a requirements file: uv export --frozen --no-dev --no-emit-project -o requirements.txt",
             )
         return f"printf '%s\\n' \\\n        {text} \\\n    | {command}"
 
