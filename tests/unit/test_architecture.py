@@ -78,9 +78,10 @@ ONLY = {
     "sqlite3": {"state.py"},
 }
 PURE = ["oci/", "errors.py", "units.py", "events.py", "planner.py", "assemble.py", "runtime/dockerfile.py",
-        "runtime/bake.py", "runtime/progress.py", "runtime/placeholder.py", "runtime/declared.py",
-        "start/adopt.py", "start/conclude.py", "start/facts.py", "start/needs.py", "start/program.py",
-        "start/weights.py", "start/write.py", "registry/urls.py", "anatomy/layers.py",
+        "runtime/steps.py", "runtime/words.py", "runtime/instructions.py", "runtime/stages.py",
+        "runtime/checkpoint_copy.py", "runtime/bake.py", "runtime/progress.py", "runtime/placeholder.py",
+        "runtime/declared.py", "start/adopt.py", "start/conclude.py", "start/facts.py", "start/needs.py",
+        "start/program.py", "start/weights.py", "start/write.py", "registry/urls.py", "anatomy/layers.py",
         "anatomy/costs.py", "anatomy/roles.py", "anatomy/treemap.py", "anatomy/inspection.py", "anatomy/difference.py",
         "anatomy/dissect.py", "anatomy/found.py", "anatomy/charts.py", "checkpoint/shards.py"]  # fmt: skip
 # What reads, writes or connects.

@@ -18,9 +18,10 @@ from platform import machine
 from ..errors import ConfigurationError
 from ..project import Project, parse_toml
 from .declared import from_pyproject, from_uv_lock, is_declared, split_extras
-from .dockerfile import DEFAULT_EXCLUDES, has_wildcard
+from .dockerfile import DEFAULT_EXCLUDES
 from .dockerignore import Matcher, Pattern
 from .requirements import Requirements, parse
+from .words import has_wildcard
 
 __all__ = ["ContextFile", "find_files", "find_includes", "materialise", "read_requirements"]
 
