@@ -109,7 +109,7 @@ def report(given: argparse.Namespace, bench: Bench, free: int) -> None:
 def main() -> int:
     given = arguments()
     signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
-    for name in ("BUILDX_BUILDER", "BUILDKIT_PROGRESS", "SOURCE_DATE_EPOCH"):
+    for name in ("BUILDX_BUILDER", "BUILDKIT_PROGRESS", "SOURCE_DATE_EPOCH", "PYTHONDONTWRITEBYTECODE"):
         os.environ.pop(name, None)
     try:
         engine = Engine()

@@ -11,12 +11,16 @@ Names are imported when they are first used, so that importing layerkit costs ne
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from .anatomy.costs import Move
+    from .anatomy.difference import Change, Difference, RoleChange
+    from .anatomy.inspection import CheckpointFacts, Inspection
+    from .anatomy.layers import Amount, InspectedLayer
+    from .anatomy.look import diff, inspect
     from .checkpoint.loading import load_weights
     from .errors import (
         AuthenticationError,
@@ -31,37 +35,48 @@ if TYPE_CHECKING:
         TransientError,
     )
     from .events import Event, Listener, Note, Phase, Step, StepLog, Transfer
+    from .forecast import Outcome, outcomes
     from .pipeline import build, plan
-    from .planner import LayerPlan, Plan
+    from .planner import Estimate, LayerPlan, Plan
     from .project import Builder, Cache, Checkpoint, Code, Dependencies, Image, Project, Secret, load, schema
     from .results import LayerResult, Result
     from .settings import Settings
 
 __all__ = [
+    "Amount",
     "AuthenticationError",
     "BuildError",
     "Builder",
     "Cache",
+    "Change",
     "Checkpoint",
     "CheckpointError",
+    "CheckpointFacts",
     "Code",
     "ConfigurationError",
     "ConflictError",
     "Dependencies",
+    "Difference",
+    "Estimate",
     "Event",
     "Image",
+    "InspectedLayer",
+    "Inspection",
     "IntegrityError",
     "LayerPlan",
     "LayerResult",
     "LayerkitError",
     "Listener",
     "LocalResourceError",
+    "Move",
     "Note",
+    "Outcome",
     "Phase",
     "Plan",
     "Project",
     "RefusedError",
     "Result",
+    "RoleChange",
     "Secret",
     "Settings",
     "Step",
@@ -70,27 +85,33 @@ __all__ = [
     "TransientError",
     "__version__",
     "build",
+    "diff",
+    "inspect",
     "load",
     "load_weights",
+    "outcomes",
     "plan",
     "schema",
 ]
 
 _MODULES = {
+    "anatomy.costs": "Move",
+    "anatomy.difference": "Change Difference RoleChange",
+    "anatomy.inspection": "CheckpointFacts Inspection",
+    "anatomy.layers": "Amount InspectedLayer",
+    "anatomy.look": "diff inspect",
     "checkpoint.loading": "load_weights",
     "errors": "AuthenticationError BuildError CheckpointError ConfigurationError ConflictError IntegrityError"
     " LayerkitError LocalResourceError RefusedError TransientError",
     "events": "Event Listener Note Phase Step StepLog Transfer",
+    "forecast": "Outcome outcomes",
     "pipeline": "build plan",
-    "planner": "LayerPlan Plan",
+    "planner": "Estimate LayerPlan Plan",
     "project": "Builder Cache Checkpoint Code Dependencies Image Project Secret load schema",
     "results": "LayerResult Result",
     "settings": "Settings",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
-
-logging.getLogger(__name__).addHandler(logging.NullHandler())
-
 
 if not TYPE_CHECKING:  # a type checker would take any name for one of ours
 

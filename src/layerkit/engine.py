@@ -15,7 +15,7 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +28,7 @@ from .runtime.progress import Progress
 if TYPE_CHECKING:
     import python_on_whales
 
-__all__ = ["Abilities", "BakeResult", "Engine"]
+__all__ = ["Abilities", "BakeResult", "Engine", "Loading"]
 
 _NO_DAEMON = "start Docker, or set DOCKER_HOST or the docker context to one that runs"
 _PIPE_SIZE = 1024 * 1024  # bytes: what an unprivileged process may ask for
@@ -214,6 +214,13 @@ class Engine:
                 return done.stdout
         return None
 
+    def last_build(self) -> str:
+        """The name of the builder's newest record of a build, for ``attachment``; "" where it has none."""
+        builder = ("--builder", self.builder) if self.builder else ()
+        done = self.ask("buildx", *builder, "history", "ls", "--no-trunc", "--format", "{{.Ref}}")
+        lines = done.stdout.decode(errors="replace").split()
+        return lines[0] if done.returncode == 0 and lines else ""
+
     # ---------------------------------------------------------------------------------------------------- streams
 
     def bake(
@@ -271,39 +278,13 @@ class Engine:
                 raise BuildError(f"docker buildx: not done within {self.timeout:.0f} s; it was stopped")
             return status
 
-    def load(self, chunks: Iterable[bytes | memoryview]) -> str:
-        """Stream an archive into ``docker load``; what it said.
+    def load(self) -> Loading:
+        """``docker load``, waiting for an archive.
 
         Raises:
-            LocalResourceError: docker refused it, or has no room.
+            LocalResourceError: docker cannot be run.
         """
-        with _group(
-            [*self.command, "load"],
-            self._environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        ) as process:
-            assert process.stdin is not None and process.stdout is not None
-            with contextlib.suppress(AttributeError, OSError):
-                # The default of 64 KiB makes the two processes take turns sixteen times a chunk.
-                fcntl.fcntl(process.stdin, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
-            output: list[bytes] = []
-            reader = threading.Thread(target=lambda: output.extend(process.stdout or ()), daemon=True)
-            reader.start()
-            try:
-                for chunk in chunks:
-                    process.stdin.write(chunk)
-                process.stdin.close()
-            except BrokenPipeError:
-                pass  # docker ended early: its words say why
-            status = process.wait()
-            reader.join()
-        said = printable(b"".join(output).decode(errors="replace").strip())
-        if status != 0 or "rror" in said.partition(":")[0]:
-            hint = "free some room: docker system df" if "no space" in said else ""
-            raise LocalResourceError(f"docker load: {said or f'exit status {status}'}", hint=hint)
-        return said
+        return Loading([*self.command, "load"], self._environment)
 
     @contextlib.contextmanager
     def save(self, reference: str) -> Iterator[Any]:
@@ -316,6 +297,66 @@ class Engine:
             stdin=subprocess.DEVNULL,
         ) as process:
             yield process.stdout
+
+
+class Loading:
+    """One ``docker load``, fed piece by piece. It has ended after ``finish`` or ``abort``."""
+
+    def __init__(self, command: list[str], environment: Mapping[str, str]) -> None:
+        self._held = contextlib.ExitStack()
+        self._process = self._held.enter_context(
+            _group(command, environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        )
+        assert self._process.stdin is not None
+        with contextlib.suppress(AttributeError, OSError):
+            # The default of 64 KiB makes the two processes take turns sixteen times a chunk.
+            fcntl.fcntl(self._process.stdin, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+        self._output: list[bytes] = []
+        self._reader = threading.Thread(target=lambda: self._output.extend(self._process.stdout or ()), daemon=True)
+        self._reader.start()
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Give it more.
+
+        Raises:
+            LocalResourceError: it has ended.
+        """
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(data)
+        except (BrokenPipeError, ValueError):  # ended early, or aborted: its words say why
+            raise self._failed() from None
+
+    def finish(self) -> None:
+        """Nothing more comes; wait until docker has taken it.
+
+        Raises:
+            LocalResourceError: docker refused it, or has no room.
+        """
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        status = self._process.wait()
+        said = self._said()
+        self._held.close()
+        if status != 0 or "rror" in said.partition(":")[0]:
+            raise self._failed()
+
+    def abort(self) -> None:
+        """End it."""
+        self._held.close()
+
+    def _said(self) -> str:
+        self._reader.join(_GRACE)
+        return printable(b"".join(self._output).decode(errors="replace").strip())
+
+    def _failed(self) -> LocalResourceError:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_GRACE)
+        said = self._said()
+        self._held.close()
+        hint = "free some room: docker system df" if "no space" in said else ""
+        return LocalResourceError(f"docker load: {said or f'exit status {self._process.returncode}'}", hint=hint)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from .checkpoint import File, Ownership, find
-from .checkpoint.pack import checkpoint_key, content_digest
+from .checkpoint.compress import needs_zstandard
+from .checkpoint.pack import Compression, checkpoint_key, content_digest
 from .errors import ConfigurationError
 from .oci import Digest, dump
 from .project import Project
@@ -25,24 +26,29 @@ from .runtime import (
     generate,
     read_requirements,
 )
+from .runtime.requirements import Entry
 from .state import Identity, State
 
-__all__ = ["Base", "CheckpointInputs", "Inputs", "fingerprint", "hash_file"]
+__all__ = ["REQUIREMENT", "Base", "CheckpointInputs", "Inputs", "fingerprint", "hash_file"]
 
 FORMAT_VERSION = 1  # of what a runtime key means: raised when the same inputs would build another image
 _CHUNK = 1024 * 1024  # bytes
+_MOST_NAMED = 300
+REQUIREMENT = "requirement "
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
     """An image to start from: its digest where it could be resolved, and how many layers it has a platform.
 
+    ``user``: its USER, "" for root's.
     ``pinned``: the builder can be held to that digest (one of the local Docker may be no manifest's).
     """
 
     digest: Digest | None = None
     layers: Mapping[str, int] = field(default_factory=dict)
     pinned: bool = True
+    user: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,11 +59,13 @@ class CheckpointInputs:
         files: what it consists of.
         ownership: where it goes, whose it is.
         digests: path -> sha256, for the files that the stat cache knows.
+        compression: of its layers, as asked for.
     """
 
     files: tuple[File, ...]
     ownership: Ownership
     digests: Mapping[str, Digest]
+    compression: Compression = "none"
 
     @property
     def size(self) -> int:
@@ -71,7 +79,7 @@ class CheckpointInputs:
 
     @property
     def key(self) -> str | None:
-        return checkpoint_key(dict(self.digests), self.ownership) if self.known else None
+        return checkpoint_key(dict(self.digests), self.ownership, self.compression) if self.known else None
 
     @property
     def digest(self) -> Digest | None:
@@ -96,6 +104,8 @@ class Inputs:
         wheels: name -> sha256 of the wheel folder.
         bases: external images by reference; the one that the image itself starts from is first.
         platforms: as in linux/amd64; never empty.
+        requirements: what the requirements file asks for, where layerkit writes the Dockerfile.
+        wheels_size: bytes of the wheel folder.
     """
 
     project: Project
@@ -108,6 +118,8 @@ class Inputs:
     platforms: tuple[str, ...]
     checkpoint: CheckpointInputs | None
     source_date_epoch: int | None = None
+    requirements: tuple[Entry, ...] = ()
+    wheels_size: int = 0
 
     def runtime_key(self, platform: str) -> str:
         """The key of the runtime image for *platform*: 40 hex digits over everything that decides its content.
@@ -135,17 +147,21 @@ class Inputs:
     def summary(self) -> dict[str, dict[str, str]]:
         """role -> input -> short digest: kept with the image, so that a later plan can say what changed.
 
-        Over 300 code files are summed up as one, for a manifest is no place for a list of files.
+        Over 300 of a kind are summed up as one, for a manifest is no place for a list of files.
         """
         code = {f.path: self._short(f) for f in self.files if f.path not in self.dependency_files}
-        if len(code) > 300:
+        if len(code) > _MOST_NAMED:
             code = {f"{len(code)} files": Digest.of(dump(code)).short}
         dependencies = {f.path: self._short(f) for f in self.files if f.path in self.dependency_files}
         if self.wheels:
             dependencies["wheels"] = Digest.of(dump({n: str(d) for n, d in self.wheels.items()})).short
+        if len(self.requirements) <= _MOST_NAMED:
+            for entry in self.requirements:
+                dependencies[f"{REQUIREMENT}{entry.name or entry.text}"] = _wanted(entry)
+        dependencies |= {f"apt {name}": "" for name in self.project.dependencies.apt}
         instructions = {"Dockerfile": Digest.of(self.dockerfile.encode()).short}
-        if self.project.builder.args:
-            instructions["build arguments"] = Digest.of(dump(dict(self.project.builder.args))).short
+        for name, value in self.project.builder.args.items():
+            instructions[f"argument {name}"] = Digest.of(value.encode()).short  # a value may be somebody's business
         return {
             "base": {name: base.digest.short if base.digest else "" for name, base in self.bases.items()},
             "dependencies": dependencies,
@@ -156,6 +172,13 @@ class Inputs:
     def _short(self, file: ContextFile) -> str:
         digest = self.digests.get(file.path)
         return digest.short if digest else file.link
+
+
+def _wanted(entry: Entry) -> str:
+    """What a requirement says beside its name: ``==2.0``, and which hashes where it has some."""
+    text, hashes, rest = entry.text.partition(" --hash=")
+    text = text[len(entry.name) :].strip() if text.lower().startswith(entry.name) else text
+    return f"{text} (hashes {Digest.of(rest.encode()).short})" if hashes else text
 
 
 def hash_file(path: Path) -> Digest:
@@ -217,12 +240,17 @@ def fingerprint(
         if project.checkpoint is not None:
             copy = find_checkpoint_copy(text, target_stage=project.image.target, args=project.builder.args)
         dependency_files: frozenset[str] = frozenset()
+        requirements = None
     else:
         requirements = read_requirements(project)
-        text = generate(project, requirements, includes=find_includes(project))
         references = (project.image.base,)
         dependency_files = frozenset(requirements.files) if requirements else frozenset()
     files = find_files(project)
+    wheels = _wheels(project)
+    bases = {reference: resolve(reference) for reference in references}
+    if not project.image.dockerfile:
+        user = bases[project.image.base].user
+        text = generate(project, requirements, includes=find_includes(project), base_user=user)
     checkpoint = _checkpoint(project, copy, state)
     return Inputs(
         project,
@@ -230,11 +258,13 @@ def fingerprint(
         files,
         _digests(((f.path, f.source) for f in files if not f.link), state),
         dependency_files,
-        _digests(_wheels(project), state),
-        {reference: resolve(reference) for reference in references},
+        _digests(wheels, state),
+        bases,
         platforms,
         checkpoint,
         source_date_epoch,
+        requirements.installed if requirements else (),
+        sum(path.stat().st_size for _, path in wheels),
     )
 
 
@@ -257,7 +287,10 @@ def _checkpoint(project: Project, copy: CheckpointCopy | None, state: State) -> 
     ownership = _ownership(project, copy)
     files = find(wanted.path, project.root)
     found = {file.path: state.file_digest(file.source, file.identity) for file in files}
-    return CheckpointInputs(files, ownership, {path: digest for path, digest in found.items() if digest})
+    if wanted.compression != "none":
+        needs_zstandard()
+    known = {path: digest for path, digest in found.items() if digest}
+    return CheckpointInputs(files, ownership, known, wanted.compression)
 
 
 def _ownership(project: Project, copy: CheckpointCopy | None) -> Ownership:

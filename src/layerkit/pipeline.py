@@ -25,6 +25,7 @@ from .engine import BakeResult, Engine
 from .errors import ConfigurationError, LayerkitError, RefusedError
 from .events import Listener, Note, Phase, silent
 from .fingerprint import Inputs, fingerprint
+from .forecast import Rates, estimate, learn
 from .oci import Digest, Platform, Reference
 from .planner import ROLES, Plan
 from .planner import plan as decide
@@ -35,11 +36,15 @@ from .runtime import bake
 from .settings import Settings
 from .staging import link_checkpoint, pins, placeholder, stage
 from .state import State
+from .timeline import Recorder
 
 if TYPE_CHECKING:
     from .registry import Client
 
 __all__ = ["Request", "Session", "bake_definition", "build", "plan"]
+
+_RATES = "rates"  # kind of record
+_TIMELINES = 100  # builds of which the timeline is remembered
 
 
 def plan(
@@ -79,6 +84,7 @@ def build(
     layer_jobs: int = 0,
     settings: Settings | None = None,
     listener: Listener = silent,
+    planned: Callable[[Plan], object] | None = None,
 ) -> Result:
     """Build the project's image and put it to its destination.
 
@@ -95,13 +101,17 @@ def build(
         layer_jobs: checkpoint layers that are sent to a registry at a time; 0 for the default.
         settings: surroundings; the process's environment by default.
         listener: called with every event, from several threads.
+        planned: called once with the plan, before anything is done; what it raises ends the build.
 
     Raises:
         LayerkitError: of the kind that fits, as ``errors`` draws them; no tag was moved then.
     """
     request = Request(tags, push, output, platforms, builder, no_cache, pull, strict_cache, way, layer_jobs)
     with Session(project, request, settings or Settings.from_environment(), listener) as session:
-        return session.build(session.plan())
+        found = session.plan()
+        if planned is not None:
+            planned(found)
+        return session.build(found)
 
 
 class Session:
@@ -110,7 +120,8 @@ class Session:
     def __init__(self, project: Project, request: Request, settings: Settings, listener: Listener = silent) -> None:
         self.request = request
         self.settings = settings
-        self.listener = listener
+        self._recorder = Recorder(listener)
+        self.listener: Listener = self._recorder
         self.project, self.tags = named(project, request.tags)
         self.state = State(settings.state_folder)
         self.seconds: dict[str, float] = {}
@@ -122,6 +133,8 @@ class Session:
 
     def __exit__(self, *exc: object) -> None:
         self._stop.set()
+        if "destination" in self.__dict__:
+            self.destination.close()
         self._cut()
         self.state.close()
 
@@ -222,15 +235,25 @@ class Session:
             keys = {platform: inputs.runtime_key(platform) for platform in inputs.platforms}
             key = inputs.checkpoint.key if inputs.checkpoint else None
             present = self.destination.look(keys, key, self.tags)
-            return decide(
+            decided = decide(
                 inputs,
-                present,
+                replace(present, mounts_base=self._mounts_base),
                 destination=self.destination.describe(),
                 tags=self.tags,
                 way=self.request.way,
                 why="asked for" if self.request.way == "buildkit" else "",
                 no_cache=self.request.no_cache,
             )
+            return replace(decided, estimate=estimate(decided, self.rates))
+
+    @property
+    def _where(self) -> str:
+        return self.destination.describe()
+
+    @cached_property
+    def rates(self) -> Rates:
+        """What earlier builds of this image to this destination took."""
+        return Rates.from_json(self.state.get(_RATES, self._where))
 
     # ----------------------------------------------------------------------------------------------------- building
 
@@ -240,6 +263,11 @@ class Session:
         Raises:
             LayerkitError: as the step that failed has it; no tag was moved.
         """
+        result = self._remembered(replace(self._build(plan), plan=plan))
+        self.state.put(_RATES, self._where, learn(self.rates, plan, result).to_json())
+        return result
+
+    def _build(self, plan: Plan) -> Result:
         if plan.way == "buildkit":
             return self._build_whole(plan)
         try:
@@ -372,7 +400,9 @@ class Session:
         assert checkpoint is not None
         with self._phase("checkpoint"):
             count = _Count()
-            packer = Packer(arrange(checkpoint.files, checkpoint.ownership), count.add).start()
+            # Docker unpacks what it is given at once: nothing is gained there.
+            compression = "none" if self.destination.kind == "docker" else checkpoint.compression
+            packer = Packer(arrange(checkpoint.files, checkpoint.ownership, compression), count.add).start()
             try:
                 sent = self.destination.send(packer, self.listener, self._stop.is_set)
                 digests = packer.file_digests()
@@ -380,7 +410,8 @@ class Session:
                 packer.stop()
             for file in checkpoint.files:
                 self.state.remember_file(file.source, file.identity, digests[file.path])
-            key, content = checkpoint_key(digests, checkpoint.ownership), content_digest(digests)
+            key = checkpoint_key(digests, checkpoint.ownership, checkpoint.compression)
+            content = content_digest(digests)
             kept = self.destination.keep_checkpoint(sent.layers, key, content, checkpoint.ownership, packer)
             return _Packed(packer, replace(sent, uploaded=sent.uploaded + kept), key, content, count.value)
 
@@ -425,6 +456,21 @@ class Session:
             return True
         references = (Reference.parse(text) for text in (self.project.image.base, self.project.image.name))
         return self.destination.kind == "registry" and len({reference.host for reference in references}) == 1
+
+    def _remembered(self, result: Result) -> Result:
+        """*result* with its timeline, kept under the image's digest: ``layerkit inspect`` shows how it was built.
+
+        A build that found everything done does not take the place of the one that did it.
+        """
+        result = replace(result, timeline=self._recorder.spans())
+        digest = str(result.digest)
+        if result.rebuilt or self.state.get("build-timeline", digest) is None:
+            facts = {name: value for name, value in result.to_json().items() if name != "layers"}
+            self.state.put("build-timeline", digest, {**facts, "ended": time.time()})
+            kept = self.state.all("build-timeline")
+            for old in sorted(kept, key=lambda name: kept[name].get("ended", 0) if kept[name] else 0)[:-_TIMELINES]:
+                self.state.drop("build-timeline", old)
+        return result
 
     def _seconds(self) -> dict[str, float]:
         phases = {name: self.seconds.get(name, 0.0) for name in ("plan", "build", "checkpoint", "compose")}

@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from .assemble import PREFIX, Assembled, Runtime, assemble
 from .checkpoint.pack import arrange
-from .fingerprint import Inputs
+from .fingerprint import REQUIREMENT, Inputs
 from .oci import Digest, Image, Layer
 
-__all__ = ["ROLES", "Action", "LayerPlan", "Plan", "Present", "plan"]
+__all__ = ["ROLES", "Action", "Estimate", "LayerPlan", "Plan", "Present", "plan"]
 
 ROLES = ("base", "dependencies", "checkpoint", "code")
 Action = Literal["reused", "built", "packed", "mounted"]
@@ -29,6 +29,7 @@ class Present:
         tags: each asked tag -> digest of what it names now.
         previous: platform -> the image to compare with: what the tag names now, or the last one built here.
         blobs: digests of layers that are known to be there.
+        mounts_base: the base's layers are in the same registry, or Docker, already: nobody has to send them.
     """
 
     runtimes: Mapping[str, Runtime] = field(default_factory=dict)
@@ -36,13 +37,15 @@ class Present:
     tags: Mapping[str, Digest | None] = field(default_factory=dict)
     previous: Mapping[str, Image] = field(default_factory=dict)
     blobs: frozenset[Digest] = frozenset()
+    mounts_base: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class LayerPlan:
     """What will happen to the layers of one role.
 
-    ``bytes_to_builder`` and ``bytes_to_upload`` are at most these; None where only the build will tell.
+    ``bytes_to_builder`` and ``bytes_to_upload`` are at most these; None where only the build will tell. Where the
+    plan is not sure (``known`` is False), the action is the most that can happen: the layer may turn out to be there.
     """
 
     role: str
@@ -50,6 +53,7 @@ class LayerPlan:
     reason: str
     bytes_to_builder: int | None = 0
     bytes_to_upload: int | None = 0
+    known: bool = True
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -58,6 +62,28 @@ class LayerPlan:
             "reason": self.reason,
             "bytes_to_builder": self.bytes_to_builder,
             "bytes_to_upload": self.bytes_to_upload,
+            "known": self.known,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Seconds that a plan will take. ``builder`` and ``checkpoint`` go on at the same time; 0.0 where there is none.
+
+    ``unknown`` names what no earlier build tells: ``total`` is without it.
+    """
+
+    total: float
+    builder: float
+    checkpoint: float
+    unknown: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "total": round(self.total, 1),
+            "builder": round(self.builder, 1),
+            "checkpoint": round(self.checkpoint, 1),
+            "unknown": list(self.unknown),
         }
 
 
@@ -74,6 +100,7 @@ class Plan:
         layers: one entry a role that the image has.
         assembled: the finished image, when all of it is known already.
         tags_to_move: those that do not name it yet.
+        estimate: seconds that it will take, by earlier builds; None on a first build.
     """
 
     destination: str
@@ -87,6 +114,7 @@ class Plan:
     present: Present = field(repr=False)
     assembled: Assembled | None = field(default=None, repr=False)
     tags_to_move: tuple[str, ...] = ()
+    estimate: Estimate | None = None
 
     @property
     def changes(self) -> bool:
@@ -111,6 +139,7 @@ class Plan:
             "runs_builder_for": list(self.platforms_to_build),
             "layers": [layer.to_json() for layer in self.layers],
             "tags_to_move": list(self.tags_to_move),
+            "seconds": self.estimate.to_json() if self.estimate else None,
         }
 
 
@@ -156,7 +185,7 @@ def plan(
         why,
         to_build,
         pack,
-        _layers(inputs, present, to_build, pack, way),
+        _layers(inputs, present, to_build, pack, way, no_cache),
         inputs,
         present,
         assembled,
@@ -164,15 +193,21 @@ def plan(
     )
 
 
-def _layers(inputs: Inputs, present: Present, to_build: Sequence[str], pack: bool, way: Way) -> tuple[LayerPlan, ...]:
+def _layers(
+    inputs: Inputs, present: Present, to_build: Sequence[str], pack: bool, way: Way, no_cache: bool
+) -> tuple[LayerPlan, ...]:
     before = _summary(present.previous)
     now = inputs.summary
     changes = {role: _differences(before.get(role, {}), now[role]) for role in now} if before else {}
+    below = ""
+    if no_cache:
+        below = "asked for: --no-cache"
+    fresh: Action = "mounted" if present.mounts_base else "built"
+    send_base = 0 if present.mounts_base else None
     instructions = changes.get("instructions", "")
     if instructions and any(changes.get(role) for role in ("base", "dependencies", "code")):
         instructions = ""  # a changed requirement changes the generated Dockerfile too; the first reason is the better
     planned = []
-    below = ""
     for role in ROLES:
         if role == "checkpoint":
             planned += _checkpoint(inputs, present, pack, way)
@@ -182,20 +217,21 @@ def _layers(inputs: Inputs, present: Present, to_build: Sequence[str], pack: boo
         if role == "code" and not now["code"]:
             continue
         sent = sum(f.size for f in inputs.files if (f.path in inputs.dependency_files) == (role == "dependencies"))
-        sent = 0 if role == "base" else sent
+        sent = 0 if role == "base" else sent + (inputs.wheels_size if role == "dependencies" else 0)
         if not to_build:
             reason = f"built before: {changes[role]}" if changes.get(role) else "nothing in it changed"
             planned.append(LayerPlan(role, "reused", reason))
-        elif not before:
-            reason = "no earlier image to take it from" if role != "base" else "pulled by the builder if it lacks it"
-            planned.append(LayerPlan(role, "reused" if role == "base" else "built", reason, sent, None))
-        elif changes.get(role):
-            planned.append(LayerPlan(role, "built", changes[role], sent, None))
-        elif role == "dependencies" and (below or instructions):
-            planned.append(LayerPlan(role, "built", below or instructions, sent, None))
+        elif role == "base" and (changes.get(role) or not before):
+            reason = changes.get(role) or "no earlier image to take it from"
+            planned.append(LayerPlan(role, fresh, reason, 0, send_base, known=False))
+        elif changes.get(role) or not before:
+            reason = changes.get(role) or "no earlier image to take it from"
+            planned.append(LayerPlan(role, "built", reason, sent, None, known=False))
+        elif (no_cache and role != "base") or (role == "dependencies" and (below or instructions)):
+            planned.append(LayerPlan(role, "built", below or instructions, sent, None, known=False))
         else:
-            planned.append(LayerPlan(role, "reused", "nothing in it changed", sent))
-        if role == "base" and changes.get("base"):
+            planned.append(LayerPlan(role, "reused", "nothing in it changed", sent, known=False))
+        if role == "base" and changes.get("base") and not no_cache:
             below = f"the base under it changed: {changes['base']}"
     return tuple(planned)
 
@@ -211,12 +247,13 @@ def _checkpoint(inputs: Inputs, present: Present, pack: bool, way: Way) -> list[
     if wanted.placement == "volume":
         return [LayerPlan("checkpoint", "mounted", "placement = 'volume': mounted at run time, not in the image")]
     if way == "buildkit":
-        return [LayerPlan("checkpoint", "built", "BuildKit copies it", checkpoint.size, None)]
+        return [LayerPlan("checkpoint", "built", "BuildKit copies it", checkpoint.size, None, known=False)]
     if not pack:
         action: Action = "mounted" if wanted.placement == "artifact" else "reused"
         assert checkpoint.key is not None
         return [LayerPlan("checkpoint", action, f"its layers are there as checkpoint-{checkpoint.key[:12]}")]
     size = sum(blueprint.size for blueprint in arrange(checkpoint.files, checkpoint.ownership))
+    size += size // 1000 if checkpoint.compression == "zstd" else 0  # bytes that do not shrink get frames around them
     before = _labels(present.previous).get(PREFIX + "checkpoint.digest", "")
     if not checkpoint.known:
         unknown = [file.path for file in checkpoint.files if file.path not in checkpoint.digests]
@@ -226,7 +263,8 @@ def _checkpoint(inputs: Inputs, present: Present, pack: bool, way: Way) -> list[
         reason = f"weights changed: {before.removeprefix('sha256:')[:12]} → {checkpoint.digest.short}"
     else:
         reason = "its layers are not at the destination"
-    return [LayerPlan("checkpoint", "packed", reason, 0, size)]
+    # A layer may be there under another key: the same file in another checkpoint.
+    return [LayerPlan("checkpoint", "packed", reason, 0, size, known=False)]
 
 
 def _labels(previous: Mapping[str, Image]) -> Mapping[str, str]:
@@ -248,7 +286,12 @@ def _summary(previous: Mapping[str, Image]) -> dict[str, dict[str, str]]:
 
 def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     """One sentence on what is different, "" where nothing is."""
-    said = [f"{name} {before[name]} → {now[name]}" for name in now if name in before and before[name] != now[name]]
-    said += [f"{name} added" for name in now if name not in before]
-    said += [f"{name} removed" for name in before if name not in now]
+    changed = [name for name in now if before.get(name, now[name]) != now[name]]
+    added, removed = [name for name in now if name not in before], [name for name in before if name not in now]
+    if any(name.startswith(REQUIREMENT) for name in (*changed, *added, *removed)):
+        # What changed in a requirements file is better than that it changed.
+        changed = [name for name in changed if name.startswith((REQUIREMENT, "apt ")) or name == "wheels"]
+    said = [f"{name} {before[name] or 'any'} → {now[name] or 'any'}" for name in changed]
+    said += [f"{name} {now[name] if name.startswith(REQUIREMENT) else ''}".strip() + " added" for name in added]
+    said += [f"{name} removed" for name in removed]
     return "; ".join(said[:3]) + (f"; and {len(said) - 3} more" if len(said) > 3 else "")

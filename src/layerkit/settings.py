@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform as host
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,8 +62,21 @@ class Settings:
             docker_config=Path(given.get("DOCKER_CONFIG") or home / ".docker"),
             builder=given.get("BUILDX_BUILDER", ""),
             environment=given,
-            proxies=urllib.request.getproxies() if environment is None else {},
+            proxies=_proxies(given),
             ca_bundle=given.get("SSL_CERT_FILE") or None,
             source_date_epoch=int(epoch) if epoch.isdigit() else None,
             platform=host_platform(),
         )
+
+
+def _proxies(environment: Mapping[str, str]) -> dict[str, str]:
+    """scheme -> proxy of ``<scheme>_proxy`` in either case; the lower case wins, as with curl and Python.
+
+    ``HTTP_PROXY`` of a CGI script is a header of whoever called it (httpoxy, CVE-2016-1000110): not used there.
+    """
+    found: dict[str, str] = {}
+    for name in sorted(environment):  # upper case first
+        scheme, _, word = name.rpartition("_")
+        if word.lower() == "proxy" and scheme and not (name == "HTTP_PROXY" and "REQUEST_METHOD" in environment):
+            found[scheme.lower()] = environment[name]
+    return {scheme: proxy for scheme, proxy in found.items() if proxy}

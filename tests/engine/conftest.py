@@ -26,6 +26,7 @@ from layerkit.oci import Config, Image, Index, Manifest, Reference
 from layerkit.registry import Client, Credentials
 
 ROOT = Path(__file__).parents[2]
+_PROTOCOL = 64 * 1024  # bytes
 MIB = 1024 * 1024
 
 
@@ -139,10 +140,23 @@ class Workspace:
         return done
 
     def build(self, *arguments: str, tag: str = "v1", push: bool = True) -> dict[str, Any]:
-        """``layerkit build --json``: its object."""
+        """``layerkit build --json``: its object. What happened must be what the plan had said."""
         where = ("--push",) if push else ()
-        self.last = json.loads(self.run("build", "--json", "-t", tag, *where, *arguments).stdout)
+        self.last = json.loads(self.run("build", "--json", "--explain", "-t", tag, *where, *arguments).stdout)
+        self.agree()
         return self.last
+
+    def agree(self) -> None:
+        """The last build did what its plan said: roles, bytes, way, whether BuildKit ran (issue 5, point 1)."""
+        plan, done = self.last["plan"], self.last
+        assert [row for row in done["outcomes"] if not row["agrees"]] == []
+        if plan["way"] == done["way"]:
+            assert bool(plan["runs_builder_for"]) == done["builder"]["ran"]
+        if plan["digest"] is not None:
+            assert plan["digest"] == done["digest"]
+        # Beside the files, BuildKit is sent the Dockerfile and what its protocol needs.
+        planned = sum(row["bytes_to_builder"] or 0 for row in plan["layers"]) if done["builder"]["ran"] else 0
+        assert done["builder"]["bytes_sent"] <= planned + (_PROTOCOL if done["builder"]["ran"] else 0)
 
     def plan(self, *arguments: str, tag: str = "v1", push: bool = True) -> dict[str, Any]:
         where = ("--push",) if push else ()

@@ -125,12 +125,14 @@ def test_code(root: Path) -> None:
 
 
 def test_dependency(root: Path) -> None:
-    """A changed requirement names its file, not the Dockerfile that changes with it."""
+    """A changed requirement is named with what it was and is, not the file or the Dockerfile that change with it."""
     before = known(root)
-    (root / "requirements.txt").write_text("torch==2.13.0\nnumpy\nsix\n")
+    (root / "requirements.txt").write_text("torch==2.14.0\nnumpy>=2 --hash=sha256:aa\nsix\n")
     made = decide(known(root), dataclasses.replace(there(before), runtimes={}))
     action, reason = rows(made)["dependencies"]
-    assert action == "built" and reason.startswith("requirements.txt ") and "→" in reason
+    hashes = f"(hashes {Digest.of(b'sha256:aa').short})"
+    expected = "requirement torch ==2.13.0 → ==2.14.0; requirement numpy any → >=2 %s; requirement six added"
+    assert (action, reason) == ("built", expected % hashes)
     assert rows(made)["code"][0] == "reused"
 
 
@@ -139,7 +141,7 @@ def test_instructions(root: Path) -> None:
     before = known(root)
     after = dataclasses.replace(before, project=dataclasses.replace(before.project, builder=Builder(args={"A": "1"})))
     made = decide(after, dataclasses.replace(there(before), runtimes={}))
-    assert rows(made)["dependencies"] == ("built", "build arguments added")
+    assert rows(made)["dependencies"] == ("built", "argument A added")
 
 
 def test_base(root: Path) -> None:
@@ -249,5 +251,5 @@ def test_json(root: Path) -> None:
     made = json.loads(json.dumps(decide(found, there(found)).to_json()))
     assert set(made) >= {"schema_version", "destination", "tags", "way", "changes", "digest", "layers", "tags_to_move"}
     for row in made["layers"]:
-        assert set(row) == {"role", "action", "reason", "bytes_to_builder", "bytes_to_upload"}
+        assert set(row) == {"role", "action", "reason", "bytes_to_builder", "bytes_to_upload", "known"}
         assert row["reason"]

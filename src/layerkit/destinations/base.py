@@ -108,3 +108,6 @@ class Destination(Protocol):
         self, assembled: Assembled, tags: Sequence[str], present: Present, packer: Packer | None, listener: Listener
     ) -> Published:
         """Put the finished image there, tags last, and prove that they name it."""
+
+    def close(self) -> None:
+        """End what is under way; nothing was tagged by it."""

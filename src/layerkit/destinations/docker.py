@@ -7,26 +7,25 @@ are named and left out. Each refuses the other's partial form.
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from ..assemble import Assembled, Runtime
-from ..checkpoint import Blueprint, Ownership, Packer
+from ..checkpoint import Ownership, Packer
 from ..engine import BakeResult, Engine
-from ..errors import CheckpointError, IntegrityError, LayerkitError, LocalResourceError, printable
-from ..events import Listener, Transfer
-from ..oci import MEDIA, Config, Descriptor, Digest, Image, Layer, Manifest, Reference, dump, parse_manifest
+from ..errors import IntegrityError, LayerkitError, LocalResourceError
+from ..events import Listener
+from ..oci import MEDIA, Config, Descriptor, Digest, Image, Layer, Manifest, Reference, parse_manifest
 from ..planner import Present
 from ..runtime.placeholder import MAX_SIZE, may_be_placeholder, placeholder_place
 from ..state import State
+from .archive import Archive, oci_files
 from .base import Output, Published, Sent, Stopped, runtime_tag
+from .sending import HASH_FIRST, sample
 
 __all__ = ["DockerDestination"]
 
@@ -44,6 +43,8 @@ class DockerDestination:
         self.state = state
         self.name = reference.name
         self._uppers: dict[Digest, bytes] = {}
+        self._archive: Archive | None = None
+        self._streamed: dict[Digest, str] = {}  # digest -> path, of what is in that archive
 
     def describe(self) -> str:
         return f"docker {self.reference.familiar}"
@@ -265,7 +266,10 @@ class DockerDestination:
     # ------------------------------------------------------------------------------------------------- the checkpoint
 
     def send(self, packer: Packer, listener: Listener, stopped: Callable[[], bool]) -> Sent:
-        """Only hashed here: an archive names a blob by its digest before its bytes, so it is streamed at the end."""
+        """Stream the layers into ``docker load`` while they are hashed; ``publish`` gives it the rest.
+
+        A layer that may be there already is hashed first.
+        """
         held: set[str] = set()
         for record in self.state.all("docker-checkpoint").values():
             if any(self.engine.image(holder) for holder in record["holders"][-1:]):
@@ -276,7 +280,14 @@ class DockerDestination:
         for index, blueprint in enumerate(packer.blueprints):
             if stopped():
                 raise Stopped
-            digest = packer.digest(index)
+            taste = sample(blueprint)
+            if blueprint.size < HASH_FIRST or self.state.get("sample", taste) or str(packer.known(index)) in held:
+                digest = packer.digest(index)
+            else:
+                path = self._stream(packer, index, taste, listener, stopped)
+                digest = packer.digest(index)
+                self._streamed[digest] = path
+            self.state.put("sample", taste, str(digest))
             if str(digest) in held:
                 reused += blueprint.size
             else:
@@ -284,6 +295,29 @@ class DockerDestination:
                 new.add(digest)
             layers.append(blueprint.layer(digest))
         return Sent(tuple(layers), uploaded, reused, 0, frozenset(new))
+
+    def _stream(self, packer: Packer, index: int, taste: str, listener: Listener, stopped: Callable[[], bool]) -> str:
+        """Into the archive under way, whose path for the layer is given back."""
+        blueprint = packer.blueprints[index]
+        if self._archive is None:
+            self._archive = Archive(self.engine.load())
+        # containerd goes on with what it got under this name before; should the files differ, the digest will not fit.
+        identities = " ".join(str(file.identity) for file in blueprint.files)
+        path = f"layerkit-{Digest.of(f'{taste} {identities}'.encode()).hex}/layer.tar"
+        try:
+            self._archive.layer(path, blueprint, f"checkpoint-{index}", listener, lambda: stopped() or packer.failed)
+        except Stopped:
+            if packer.failed:
+                packer.digest(index)  # says why
+            raise
+        return path
+
+    def close(self) -> None:
+        """End a ``docker load`` that nobody will finish."""
+        archive, self._archive = self._archive, None
+        self._streamed = {}
+        if archive is not None:
+            archive.abort()
 
     def keep_checkpoint(
         self, layers: Sequence[Layer], key: str, content: Digest, ownership: Ownership, packer: Packer | None
@@ -306,17 +340,18 @@ class DockerDestination:
         identity = str(self.identity(assembled))
         loaded = 0
         if self.engine.image(identity) is not None and self._image("docker-image", identity) is not None:
+            self.close()
             for tag in tags:
                 self.engine.tag(identity, self._local(tag))
         else:
-            archive = self._archive(image, tags, present.blobs, packer, listener)
             try:
-                loaded = self._load(archive)
+                loaded = self._load(image, tags, present.blobs, packer, listener)
             except LocalResourceError:
+                self.close()
                 if packer is None:
                     raise
                 # The store lacks a layer that we took to be there: give it all that we have.
-                loaded = self._load(self._archive(image, tags, frozenset(), packer, listener))
+                loaded = self._load(image, tags, frozenset(), packer, listener)
             self._remember("docker-image", identity, image)
         for tag in tags:
             now = self.engine.image(self._local(tag))
@@ -332,94 +367,52 @@ class DockerDestination:
             self.state.put("docker-checkpoint", where, {"holders": [*holders[-9:], identity], "layers": rows})
         return Published(Digest.parse(identity), loaded)
 
-    def _load(self, archive: _Archive) -> int:
-        self.engine.load(archive.chunks())
+    def _load(
+        self, image: Image, tags: Sequence[str], held: frozenset[Digest], packer: Packer | None, listener: Listener
+    ) -> int:
+        """Finish the archive under way, or load one from its beginning; bytes beside the checkpoint's layers."""
+        archive, self._archive = self._archive or Archive(self.engine.load()), None
+        streamed, self._streamed = self._streamed, {}
+        numbers = {packer.digest(index): index for index in range(len(packer.blueprints))} if packer else {}
+
+        def layer(digest: Digest, path: str) -> None:
+            assert packer is not None
+            index = numbers[digest]
+            archive.layer(path, packer.blueprints[index], f"checkpoint-{index}", listener, lambda: False)
+
+        try:
+            if self._classic:
+                self._finish_classic(archive, image, tags, streamed, numbers, layer)
+            else:
+                for digest in numbers:
+                    if digest not in held and digest not in streamed:
+                        layer(digest, f"blobs/sha256/{digest.hex}")
+                for path, raw in oci_files(image, self.name, tags):
+                    archive.file(path, raw)
+            archive.finish()
+        finally:
+            archive.abort()
         return archive.small
 
-    def _archive(
-        self, image: Image, tags: Sequence[str], held: frozenset[Digest], packer: Packer | None, listener: Listener
-    ) -> _Archive:
-        blueprints = {packer.digest(i): b for i, b in enumerate(packer.blueprints)} if packer else {}
-        names = [self._local(tag) for tag in tags]
-        if not self._classic:
-            wanted = {d: b for d, b in blueprints.items() if d not in held}
-            entries = [
-                (f"blobs/sha256/{image.manifest.digest.hex}", image.manifest.raw),
-                (f"blobs/sha256/{image.config.digest.hex}", image.config.raw),
-            ]
-            descriptor = image.manifest.descriptor(image.platform).to_json()
-            # containerd takes the name from this annotation, fully qualified.
-            index = {
-                "schemaVersion": 2,
-                "mediaType": MEDIA.INDEX,
-                "manifests": [
-                    {
-                        **descriptor,
-                        "annotations": {
-                            "io.containerd.image.name": f"{self.name}:{tag}",
-                            "org.opencontainers.image.ref.name": tag,
-                        },
-                    }
-                    for tag in tags
-                ],
-            }
-            entries += [("oci-layout", b'{"imageLayoutVersion":"1.0.0"}'), ("index.json", dump(index))]
-            layers = [(f"blobs/sha256/{digest.hex}", blueprint, "") for digest, blueprint in wanted.items()]
-            return _Archive(tuple(entries), tuple(layers), listener)
-        # Classic: below the first new layer everything is there by chain ID; from it on all must be given.
-        paths = [f"{digest.hex}/layer.tar" for digest in image.config.diff_ids]
-        config = f"{image.config.digest.hex}.json"
-        description = [{"Config": config, "RepoTags": names, "Layers": paths}]
-        entries = [("manifest.json", json.dumps(description).encode()), (config, image.config.raw)]
-        given: list[tuple[str, Blueprint, str]] = []
+    def _finish_classic(
+        self,
+        archive: Archive,
+        image: Image,
+        tags: Sequence[str],
+        streamed: Mapping[Digest, str],
+        numbers: Mapping[Digest, int],
+        layer: Callable[[Digest, str], None],
+    ) -> None:
+        """Below the first new layer everything is there by chain ID; from it on all must be given."""
+        paths = [streamed.get(digest, f"{digest.hex}/layer.tar") for digest in image.config.diff_ids]
         for digest, path in zip(image.config.diff_ids, paths, strict=True):
-            if digest in blueprints:
-                given.append((path, blueprints[digest], digest.hex))
+            if digest in streamed:
+                continue
+            if digest in numbers:
+                layer(digest, path)
             elif (upper := self._upper(digest)) is not None:
-                entries.append((path, upper))
-        return _Archive(tuple(entries), tuple(given), listener)
-
-
-@dataclass(frozen=True, slots=True)
-class _Archive:
-    """A tar as a stream: small files in memory, layers straight from the checkpoint's files."""
-
-    entries: tuple[tuple[str, bytes], ...]
-    layers: tuple[tuple[str, Blueprint, str], ...]  # path, content, and the hex digest where Docker checks none
-    listener: Listener
-
-    @property
-    def small(self) -> int:
-        """Bytes of everything but the checkpoint's layers."""
-        return sum(len(raw) for _, raw in self.entries)
-
-    def chunks(self) -> Iterator[bytes | memoryview]:
-        for number, (path, blueprint, digest) in enumerate(self.layers):
-            yield _header(path, blueprint.size)
-            done = 0
-            label = blueprint.files[0].path if len(blueprint.files) == 1 else f"{len(blueprint.files)} files"
-            written = hashlib.sha256() if digest else None
-            for chunk in blueprint.open():
-                if written is not None:
-                    written.update(chunk)
-                yield chunk
-                done += len(chunk)
-                self.listener(Transfer(f"checkpoint-{number}", label, done, blueprint.size))
-            if written is not None and written.hexdigest() != digest:
-                raise CheckpointError(
-                    f"checkpoint: {printable(label)} changed while it was read; nothing was tagged",
-                    hint="build again when it is no longer written to",
-                )
-            yield bytes(-blueprint.size % 512)
-            self.listener(Transfer(f"checkpoint-{number}", label, blueprint.size, blueprint.size, "finished"))
-        for path, raw in self.entries:
-            yield _header(path, len(raw))
-            yield io.BytesIO(raw).getbuffer()
-            yield bytes(-len(raw) % 512)
-        yield bytes(1024)
-
-
-def _header(path: str, size: int) -> bytes:
-    info = tarfile.TarInfo(path)
-    info.size, info.mode = size, 0o644
-    return info.tobuf(format=tarfile.PAX_FORMAT)
+                archive.file(path, upper)
+        config = f"{image.config.digest.hex}.json"
+        names = [self._local(tag) for tag in tags]
+        archive.file(config, image.config.raw)
+        archive.file("manifest.json", json.dumps([{"Config": config, "RepoTags": names, "Layers": paths}]).encode())

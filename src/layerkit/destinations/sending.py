@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from ..checkpoint import Blueprint, Packer
+from ..checkpoint.compress import Compressed
 from ..checkpoint.pack import FORMAT_VERSION
 from ..events import Listener, Note, Transfer
 from ..oci import MEDIA, Descriptor, Digest, Layer
@@ -17,13 +18,13 @@ from ..registry import Repository, Standing, UploadDropped
 from ..state import State
 from .base import Sent, Stopped
 
-__all__ = ["LAYER_JOBS", "Again", "Beside", "Sending"]
+__all__ = ["HASH_FIRST", "LAYER_JOBS", "Again", "Beside", "Sending", "sample"]
 
 T = TypeVar("T")
 
 LAYER_JOBS = 4  # uploads at a time: docs/reliability.md, "How many at a time"
 # A layer below this is hashed before it is sent: that takes under 0.1 s, and saves an upload for nothing.
-_HASH_FIRST = 64 * 1024 * 1024  # bytes
+HASH_FIRST = 64 * 1024 * 1024  # bytes
 _SAMPLES, _SAMPLE_SIZE = 16, 4096
 _UPLOAD = "upload"  # kind of record
 _SESSION_LIFE = 6 * 24 * 3600  # seconds; distribution purges uploads after a week
@@ -81,8 +82,7 @@ class Sending:
     def _send_layer(self, index: int, stopped: Callable[[], bool]) -> _Outcome:
         blueprint = self._packer.blueprints[index]
         label = blueprint.files[0].path if len(blueprint.files) == 1 else f"{len(blueprint.files)} files"
-        sample = _sample(blueprint)
-        transfer = _Upload(self._repository, self._packer, index, label, self._listener, stopped)
+        taste = sample(blueprint)
         told = False
 
         def wait() -> None:
@@ -95,21 +95,23 @@ class Sending:
             time.sleep(_LOCK_PAUSE)
 
         dropped = 0
-        with self._state.alone(f"{self._repository.name} {sample}", wait) as waited:
-            if waited or blueprint.size < _HASH_FIRST or self._state.get("sample", sample):
+        with self._state.alone(f"{self._repository.name} {taste}", wait) as waited:
+            if waited or blueprint.size < HASH_FIRST or self._state.get("sample", taste):
                 self._packer.digest(index)
+            content = self._packer.content(index)
+            transfer = _Upload(self._repository, self._packer, index, content, label, self._listener, stopped)
             there = transfer.cancelled()
             try:
                 if not there:
-                    journal = _Journal(self._state, self._repository.name, blueprint)
+                    journal = _Journal(self._state, self._repository.name, blueprint, content.size)
                     self._repository.upload(transfer, progress=transfer.progress, journal=journal)
             except UploadDropped:
                 there = True
                 dropped = transfer.done
-            digest = self._packer.digest(index)
-            self._state.put("sample", sample, str(digest))
-        self._listener(Transfer(transfer.id, label, blueprint.size, blueprint.size, "dropped" if there else "finished"))
-        return _Outcome(blueprint.layer(digest), there, dropped)
+            layer = self._packer.layer(index)
+            self._state.put("sample", taste, str(layer.descriptor.digest))
+        self._listener(Transfer(transfer.id, label, content.size, content.size, "dropped" if there else "finished"))
+        return _Outcome(layer, there, dropped)
 
     def _forget_old_sessions(self) -> None:
         for key, value in self._state.all(_UPLOAD).items():
@@ -174,11 +176,13 @@ class _Upload:
         repository: Repository,
         packer: Packer,
         index: int,
+        content: Blueprint | Compressed,
         label: str,
         listener: Listener,
         stopped: Callable[[], bool],
     ) -> None:
-        self.size = packer.blueprints[index].size
+        self.size = content.size
+        self._content = content
         self.id = f"checkpoint-{index}"
         self.done = 0
         self._repository = repository
@@ -189,8 +193,8 @@ class _Upload:
         self._stopped = stopped
         self._asked: bool | None = None
 
-    def open(self, offset: int = 0) -> Iterator[memoryview]:
-        return self._packer.blueprints[self._index].open(offset)
+    def open(self, offset: int = 0) -> Iterator[memoryview | bytes]:
+        return self._content.open(offset)
 
     def digest(self) -> Digest:
         return self._packer.digest(self._index)
@@ -222,9 +226,9 @@ class _Journal:
     the repository that it goes to: a file that was written to since gets another key, and is never gone on with.
     """
 
-    def __init__(self, state: State, repository: str, blueprint: Blueprint) -> None:
+    def __init__(self, state: State, repository: str, blueprint: Blueprint, size: int) -> None:
         self._state = state
-        whole = hashlib.sha256(f"{repository} {FORMAT_VERSION} {blueprint.size}".encode())
+        whole = hashlib.sha256(f"{repository} {FORMAT_VERSION} {size}".encode())
         for piece in blueprint.pieces:
             whole.update(piece.data or f"{piece.start} {piece.size} {piece.file and piece.file.identity}".encode())
         self._key = whole.hexdigest()
@@ -259,7 +263,7 @@ class _Outcome:
     dropped: int
 
 
-def _sample(blueprint: Blueprint) -> str:
+def sample(blueprint: Blueprint) -> str:
     """A hash of a few places of the layer: the same for the same layer, and read in no time.
 
     It proves nothing, and decides only whether to hash before sending: weights swapped back to earlier ones

@@ -73,7 +73,7 @@ class Transport:
     Args:
         credentials: where logins come from.
         insecure: hosts (``name[:port]``) that are spoken to without TLS, besides loopback ones.
-        proxies: as ``urllib.request.getproxies()`` gives them: scheme -> URL, and ``no``.
+        proxies: scheme -> URL, and ``no`` for the hosts to leave out.
         ca_bundle: file or folder of trusted authorities instead of the machine's.
         certificates: Docker's folder of more authorities and client certificates by host.
         retries: further attempts after the first, without progress in between.

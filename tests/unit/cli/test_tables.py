@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
-from layerkit.cli.tables import print_plan, print_result
+from layerkit.cli.tables import print_outcomes, print_plan, print_result
 from layerkit.oci import MEDIA, Digest
 from layerkit.planner import Present, plan
 from layerkit.results import LayerResult, Result
@@ -61,14 +62,40 @@ def test_result_by_buildkit(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_plan(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """A plan is a row a role with action, bytes and reason, on standard output."""
+    """A plan is a line a role with action and bytes, and the reason below it, on standard output."""
     with State() as state:
         made = plan(inputs(project(write_project(tmp_path)), state), Present(), destination="registry x", tags=["v1"])
     print_plan(made)
     out, err = capsys.readouterr()
     lines = out.splitlines()
     assert err == "" and lines[0] == "registry x  tags: v1"
-    assert [line.split()[0] for line in lines[2:6]] == ["base", "dependencies", "checkpoint", "code"]
-    assert "model.pth.tar not hashed yet" in lines[4]
-    assert lines[-1] == "BuildKit runs; tags move: v1"
+    rows = [line for line in lines[1:-3] if not line.startswith(" " * 16)]
+    assert [line[2:].split()[:2] for line in rows] == [
+        ["base", "built"], ["dependencies", "built"], ["checkpoint", "packed"], ["code", "built"],
+    ]  # fmt: skip
+    assert " " * 16 + "model.pth.tar not hashed yet: sent while hashed, dropped where" in lines
+    assert max(map(len, lines)) <= 80
+    assert lines[-3] == "BuildKit runs, at most 36 B to it; at most 3.0 KiB to upload + what it builds"
+    assert lines[-2:] == ["tags that move: v1", "no earlier build here tells how long it takes"]
     assert not any(line != line.rstrip() for line in lines)
+
+
+def test_outcomes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """What happened is beside what was planned, marked where it is something else, with the verdict last."""
+    with State() as state:
+        made = plan(inputs(project(write_project(tmp_path)), state), Present(), destination="registry x", tags=["v1"])
+    seconds = {"plan": 0.1, "build": 1.0, "checkpoint": 2.0, "compose": 0.1, "total": 12.5}
+    done = dataclasses.replace(result(), seconds=seconds)
+    print_outcomes(made, done)
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = err.splitlines()
+    marks = {line.split()[1]: line.split()[0] for line in lines[2:6]}
+    assert marks == {
+        "base": "ok",
+        "dependencies": "ok",
+        "checkpoint": "!!",
+        "code": "ok",
+    }  # 2 GiB where 3 KiB were planned
+    assert "BuildKit did not run, other than planned" in lines
+    assert lines[-1] == "not as planned: see the lines with !! · 12 s"
