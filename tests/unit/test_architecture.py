@@ -29,7 +29,8 @@ MAY: dict[str, set[str]] = {
     "engine": {"errors", "events", "runtime"},
     "fingerprint": {"oci", "errors", "state", "project", "checkpoint", "runtime"},
     "assemble": {"oci", "errors", "checkpoint", "fingerprint"},
-    "planner": {"oci", "errors", "checkpoint", "fingerprint", "assemble", "project"},
+    "limits": {"oci", "errors", "checkpoint", "fingerprint", "assemble"},
+    "planner": {"oci", "errors", "checkpoint", "fingerprint", "assemble", "project", "limits"},
     "destinations": {
         "oci", "errors", "events", "state", "checkpoint", "registry", "runtime", "engine", "assemble", "planner",
     },
@@ -72,7 +73,7 @@ ONLY = {
     "subprocess": {"engine.py", "registry/credentials.py"},
     "sqlite3": {"state.py"},
 }
-PURE = ["oci/", "errors.py", "units.py", "events.py", "planner.py", "assemble.py", "runtime/dockerfile.py",
+PURE = ["oci/", "errors.py", "units.py", "events.py", "limits.py", "planner.py", "assemble.py", "runtime/dockerfile.py",
         "runtime/bake.py", "runtime/progress.py", "runtime/placeholder.py", "registry/urls.py", "anatomy/layers.py",
         "anatomy/costs.py", "anatomy/roles.py", "anatomy/treemap.py", "anatomy/inspection.py", "anatomy/difference.py",
         "anatomy/dissect.py", "anatomy/found.py", "anatomy/charts.py"]  # fmt: skip

@@ -46,6 +46,7 @@ chown = "1000:1000"
 chmod = "0440"
 placement = "artifact"
 compression = "auto"
+layer-limit = 10_000_000_000
 
 [cache]
 to = []
@@ -115,6 +116,7 @@ def test_everything(tmp_path: Path) -> None:
             chmod="0440",
             placement="artifact",
             compression="auto",
+            layer_limit=10_000_000_000,
         ),
         cache=project.cache,
         builder=Builder(
