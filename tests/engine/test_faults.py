@@ -24,6 +24,7 @@ from layerkit.runtime.bake import PLACEHOLDER, PLACEHOLDER_NAME
 from layerkit.testing import PROFILES, FakeRegistry, Profile
 from registry.pushing import NAME, Done, Pushing, image, tar_of, whole_image
 from registry.support import MIB
+from registry.test_real_registry import Real
 from registry.tunnel import Tunnel
 
 SIZE = 3 * MIB
@@ -259,6 +260,30 @@ def test_fault_14_servers_that_will_never(case: Case, status: int) -> None:
     case.fail(method="PUT", path="manifests", status=status, times=-1)
     case.ends(6, f"HTTP {status}")
     assert len(case.registry.asked("PUT", "manifests")) == 1
+
+
+def test_fault_16_the_registrys_disk_is_full(tmp_path: Path) -> None:
+    """FAULTS 16: a real registry whose disk is full is asked a few times; 7, in one short line; the old tag is whole."""
+    registry = Real(tmp_path, room=8 * MIB)
+    try:
+        pushing = Pushing(tmp_path, registry.host)
+        pushing.seed_real(registry.host)
+        pushing.weights(SIZE, seed=0)
+        old = pushing.prepare()
+        pushing.weights(12 * MIB, seed=1)
+        done = pushing.build()
+        assert done.status == 7, done.err
+        line = next(line for line in done.err.splitlines() if line.startswith("error: "))
+        assert re.search(rf"{re.escape(registry.host)}/{NAME}: HTTP 500: .*\(6 attempts\)$", line), line
+        assert len(line) < 600
+        assert "Traceback" not in done.err and "safe to run again" in done.err
+        with Client() as client:
+            assert str(whole_image(client.repository(Reference.parse(f"{registry.host}/{NAME}")), "v1")) == old
+        # With room again (weights that fit) the same command works.
+        pushing.weights(SIZE, seed=0)
+        assert pushing.built()["digest"] == old
+    finally:
+        registry.kill()
 
 
 # ------------------------------------------------------------------------------------------------ manifest
