@@ -149,6 +149,10 @@ class Checkpoint:
             " sample of the weights shrinks by a tenth and more (bf16 does, fp16 and fp32 do not)."
         ),
     ] = "none"
+    layer_limit: Annotated[
+        Annotated[int, Field(gt=0)] | None,
+        Field(description="Most bytes of a layer that the registry takes; what its host documents, where left out."),
+    ] = None
     format: Annotated[
         Literal["keep", "safetensors"],
         Field(

@@ -168,6 +168,12 @@ def test_secrets_are_nowhere(workspace: Workspace, tmp_path: Path) -> None:
     )
     done = workspace.run("build", "--push", "-t", "v1", "--progress", "plain", *settings, CANARY=canary + "-env")
     assert canary not in done.stdout + done.stderr
+    # The builder's own record of the build, its log, and Docker's history of the image.
+    record = workspace.engine.docker("buildx", "history", "inspect", "--format", "json")
+    log = workspace.engine.docker("buildx", "history", "logs", "--progress", "plain")
+    workspace.engine.docker("pull", "-q", f"{workspace.repository}:v1")
+    history = workspace.engine.docker("history", "--no-trunc", f"{workspace.repository}:v1")
+    assert canary not in record + log + history and "pip install" in history
     client = Client(credentials=Credentials(Path(), {}))
     try:
         repository = client.repository(Reference.parse(workspace.repository))

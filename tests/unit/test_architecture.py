@@ -32,7 +32,8 @@ MAY: dict[str, set[str]] = {
     "engine": {"errors", "events", "runtime"},
     "fingerprint": {"oci", "errors", "state", "project", "checkpoint", "runtime"},
     "assemble": {"oci", "errors", "checkpoint", "fingerprint"},
-    "planner": {"oci", "errors", "checkpoint", "fingerprint", "assemble", "project"},
+    "limits": {"oci", "errors", "checkpoint", "fingerprint", "assemble"},
+    "planner": {"oci", "errors", "checkpoint", "fingerprint", "assemble", "project", "limits"},
     "destinations": {
         "oci", "errors", "events", "state", "checkpoint", "registry", "runtime", "engine", "assemble", "planner",
     },
@@ -77,7 +78,7 @@ ONLY = {
     "subprocess": {"engine.py", "registry/credentials.py"},
     "sqlite3": {"state.py"},
 }
-PURE = ["oci/", "errors.py", "units.py", "events.py", "planner.py", "assemble.py", "runtime/dockerfile.py",
+PURE = ["oci/", "errors.py", "units.py", "events.py", "limits.py", "planner.py", "assemble.py", "runtime/dockerfile.py",
         "runtime/steps.py", "runtime/words.py", "runtime/instructions.py", "runtime/stages.py",
         "runtime/checkpoint_copy.py", "runtime/bake.py", "runtime/progress.py", "runtime/placeholder.py",
         "runtime/declared.py", "start/adopt.py", "start/conclude.py", "start/facts.py", "start/needs.py",
