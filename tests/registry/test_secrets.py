@@ -183,6 +183,7 @@ def scene(
         for name, value in pushing.environ.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin" if kind == "helper" else "/nonexistent")
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")  # no build is meant to run here
         monkeypatch.setenv("HF_TOKEN", secrets["secret-env"])
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secrets["environment"])
         users, registry._users = registry._users, None
