@@ -19,7 +19,7 @@ test:  ## Every test, those on a real BuildKit and registry included.
 	@$(WITH_ENGINE); $(PYTEST) $(ARGS)
 
 check: lint  ## Lint, types and the tests that need no engine; under 90 s.
-	@$(PYTEST) -q -m "not engine and not torch" tests $(ARGS)
+	@$(PYTEST) -q -m "not engine and not torch and not browser" tests $(ARGS)
 
 lint: setup
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check -q . && .venv/bin/mypy

@@ -16,6 +16,11 @@ from typing import TYPE_CHECKING
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from .anatomy.costs import Move
+    from .anatomy.difference import Change, Difference, RoleChange
+    from .anatomy.inspection import CheckpointFacts, Inspection
+    from .anatomy.layers import Amount, InspectedLayer
+    from .anatomy.look import diff, inspect
     from .checkpoint.loading import load_weights
     from .errors import (
         AuthenticationError,
@@ -38,25 +43,32 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 __all__ = [
+    "Amount",
     "AuthenticationError",
     "BuildError",
     "Builder",
     "Cache",
+    "Change",
     "Checkpoint",
     "CheckpointError",
+    "CheckpointFacts",
     "Code",
     "ConfigurationError",
     "ConflictError",
     "Dependencies",
+    "Difference",
     "Estimate",
     "Event",
     "Image",
+    "InspectedLayer",
+    "Inspection",
     "IntegrityError",
     "LayerPlan",
     "LayerResult",
     "LayerkitError",
     "Listener",
     "LocalResourceError",
+    "Move",
     "Note",
     "Outcome",
     "Phase",
@@ -64,6 +76,7 @@ __all__ = [
     "Project",
     "RefusedError",
     "Result",
+    "RoleChange",
     "Secret",
     "Settings",
     "Step",
@@ -72,6 +85,8 @@ __all__ = [
     "TransientError",
     "__version__",
     "build",
+    "diff",
+    "inspect",
     "load",
     "load_weights",
     "outcomes",
@@ -80,6 +95,11 @@ __all__ = [
 ]
 
 _MODULES = {
+    "anatomy.costs": "Move",
+    "anatomy.difference": "Change Difference RoleChange",
+    "anatomy.inspection": "CheckpointFacts Inspection",
+    "anatomy.layers": "Amount InspectedLayer",
+    "anatomy.look": "diff inspect",
     "checkpoint.loading": "load_weights",
     "errors": "AuthenticationError BuildError CheckpointError ConfigurationError ConflictError IntegrityError"
     " LayerkitError LocalResourceError RefusedError TransientError",

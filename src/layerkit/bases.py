@@ -1,4 +1,4 @@
-"""Base images: which digest a reference means now, and how many layers it has."""
+"""Base images: which digest a reference means now, how many layers it has, and whose it is."""
 
 from __future__ import annotations
 
@@ -10,13 +10,19 @@ from .engine import Engine
 from .errors import ConfigurationError, LayerkitError, LocalResourceError
 from .events import Listener, Note
 from .fingerprint import Base
-from .oci import Digest, Index, Manifest, Platform, Reference
+from .oci import Config, Digest, Index, Manifest, Platform, Reference
 from .state import State
 
 if TYPE_CHECKING:
     from .registry import Client
 
-__all__ = ["Bases"]
+__all__ = ["Bases", "remembered_user"]
+
+
+def remembered_user(state: State, text: str) -> str:
+    """The USER of the base image *text* when it was last looked up here; "" where it never was."""
+    known = state.get("base-user", str(Reference.parse(text).or_latest()))
+    return known if isinstance(known, str) else ""
 
 
 class Bases:
@@ -42,7 +48,7 @@ class Bases:
         self._listener = listener
 
     def resolve(self, text: str) -> Base:
-        """Digest and layers of a base image: from its registry, else from the local Docker."""
+        """Digest, layers and user of a base image: from its registry, else from the local Docker."""
         reference = Reference.parse(text).or_latest()
         try:
             found = self._in_registry(reference)
@@ -52,7 +58,7 @@ class Bases:
             local = self._in_docker(text)
             if local is None:
                 self._listener(Note(f"base {text}: {error}; its digest is not pinned", "warning"))
-            return local or Base()
+            return local or Base(user=remembered_user(self._state, text))
         if found is None:
             found = self._in_docker(text)
         if found is None:
@@ -67,9 +73,10 @@ class Bases:
         if descriptor is None:
             return None
         key = f"{descriptor.digest} {' '.join(self._platforms)}"
-        counts = self._state.get("base-layers", key)
-        if counts is None:
-            counts = {}
+        known = self._state.get("base", key)
+        if known is None:
+            counts: dict[str, int] = {}
+            user = ""
             top = repository.manifest(descriptor.digest)
             for platform in self._platforms:
                 manifest = top
@@ -80,13 +87,18 @@ class Bases:
                     manifest = repository.manifest(child.digest)
                 if isinstance(manifest, Manifest):
                     counts[platform] = len(manifest.layers)
-            self._state.put("base-layers", key, counts)
-        return Base(descriptor.digest, counts)
+                    user = Config.parse(repository.blob(manifest.config), manifest.config.media_type).user
+            known = {"layers": counts, "user": user}
+            self._state.put("base", key, known)
+        self._state.put("base-user", str(reference), known["user"])
+        return Base(descriptor.digest, known["layers"], user=known["user"])
 
     def _in_docker(self, text: str) -> Base | None:
         with contextlib.suppress(LocalResourceError):
             image = self._engine().image(text)
             if image is not None:
                 layers = len((image.get("RootFS") or {}).get("Layers") or ())
-                return Base(Digest.parse(str(image["Id"])), dict.fromkeys(self._platforms, layers), pinned=False)
+                counts = dict.fromkeys(self._platforms, layers)
+                user = str((image.get("Config") or {}).get("User") or "")
+                return Base(Digest.parse(str(image["Id"])), counts, pinned=False, user=user)
         return None

@@ -214,6 +214,13 @@ class Engine:
                 return done.stdout
         return None
 
+    def last_build(self) -> str:
+        """The name of the builder's newest record of a build, for ``attachment``; "" where it has none."""
+        builder = ("--builder", self.builder) if self.builder else ()
+        done = self.ask("buildx", *builder, "history", "ls", "--no-trunc", "--format", "{{.Ref}}")
+        lines = done.stdout.decode(errors="replace").split()
+        return lines[0] if done.returncode == 0 and lines else ""
+
     # ---------------------------------------------------------------------------------------------------- streams
 
     def bake(

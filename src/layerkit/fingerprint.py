@@ -11,7 +11,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from .checkpoint import File, Ownership, find
-from .checkpoint.pack import checkpoint_key, content_digest
+from .checkpoint.compress import needs_zstandard
+from .checkpoint.pack import Compression, checkpoint_key, content_digest
 from .errors import ConfigurationError
 from .oci import Digest, dump
 from .project import Project
@@ -40,12 +41,14 @@ REQUIREMENT = "requirement "
 class Base:
     """An image to start from: its digest where it could be resolved, and how many layers it has a platform.
 
+    ``user``: its USER, "" for root's.
     ``pinned``: the builder can be held to that digest (one of the local Docker may be no manifest's).
     """
 
     digest: Digest | None = None
     layers: Mapping[str, int] = field(default_factory=dict)
     pinned: bool = True
+    user: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,13 @@ class CheckpointInputs:
         files: what it consists of.
         ownership: where it goes, whose it is.
         digests: path -> sha256, for the files that the stat cache knows.
+        compression: of its layers, as asked for.
     """
 
     files: tuple[File, ...]
     ownership: Ownership
     digests: Mapping[str, Digest]
+    compression: Compression = "none"
 
     @property
     def size(self) -> int:
@@ -74,7 +79,7 @@ class CheckpointInputs:
 
     @property
     def key(self) -> str | None:
-        return checkpoint_key(dict(self.digests), self.ownership) if self.known else None
+        return checkpoint_key(dict(self.digests), self.ownership, self.compression) if self.known else None
 
     @property
     def digest(self) -> Digest | None:
@@ -100,6 +105,7 @@ class Inputs:
         bases: external images by reference; the one that the image itself starts from is first.
         platforms: as in linux/amd64; never empty.
         requirements: what the requirements file asks for, where layerkit writes the Dockerfile.
+        wheels_size: bytes of the wheel folder.
     """
 
     project: Project
@@ -113,6 +119,7 @@ class Inputs:
     checkpoint: CheckpointInputs | None
     source_date_epoch: int | None = None
     requirements: tuple[Entry, ...] = ()
+    wheels_size: int = 0
 
     def runtime_key(self, platform: str) -> str:
         """The key of the runtime image for *platform*: 40 hex digits over everything that decides its content.
@@ -236,10 +243,14 @@ def fingerprint(
         requirements = None
     else:
         requirements = read_requirements(project)
-        text = generate(project, requirements, includes=find_includes(project))
         references = (project.image.base,)
         dependency_files = frozenset(requirements.files) if requirements else frozenset()
     files = find_files(project)
+    wheels = _wheels(project)
+    bases = {reference: resolve(reference) for reference in references}
+    if not project.image.dockerfile:
+        user = bases[project.image.base].user
+        text = generate(project, requirements, includes=find_includes(project), base_user=user)
     checkpoint = _checkpoint(project, copy, state)
     return Inputs(
         project,
@@ -247,12 +258,13 @@ def fingerprint(
         files,
         _digests(((f.path, f.source) for f in files if not f.link), state),
         dependency_files,
-        _digests(_wheels(project), state),
-        {reference: resolve(reference) for reference in references},
+        _digests(wheels, state),
+        bases,
         platforms,
         checkpoint,
         source_date_epoch,
         requirements.installed if requirements else (),
+        sum(path.stat().st_size for _, path in wheels),
     )
 
 
@@ -275,7 +287,10 @@ def _checkpoint(project: Project, copy: CheckpointCopy | None, state: State) -> 
     ownership = _ownership(project, copy)
     files = find(wanted.path, project.root)
     found = {file.path: state.file_digest(file.source, file.identity) for file in files}
-    return CheckpointInputs(files, ownership, {path: digest for path, digest in found.items() if digest})
+    if wanted.compression != "none":
+        needs_zstandard()
+    known = {path: digest for path, digest in found.items() if digest}
+    return CheckpointInputs(files, ownership, known, wanted.compression)
 
 
 def _ownership(project: Project, copy: CheckpointCopy | None) -> Ownership:

@@ -36,6 +36,7 @@ from .runtime import bake
 from .settings import Settings
 from .staging import link_checkpoint, pins, placeholder, stage
 from .state import State
+from .timeline import Recorder
 
 if TYPE_CHECKING:
     from .registry import Client
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["Request", "Session", "bake_definition", "build", "plan"]
 
 _RATES = "rates"  # kind of record
+_TIMELINES = 100  # builds of which the timeline is remembered
 
 
 def plan(
@@ -118,7 +120,8 @@ class Session:
     def __init__(self, project: Project, request: Request, settings: Settings, listener: Listener = silent) -> None:
         self.request = request
         self.settings = settings
-        self.listener = listener
+        self._recorder = Recorder(listener)
+        self.listener: Listener = self._recorder
         self.project, self.tags = named(project, request.tags)
         self.state = State(settings.state_folder)
         self.seconds: dict[str, float] = {}
@@ -260,7 +263,7 @@ class Session:
         Raises:
             LayerkitError: as the step that failed has it; no tag was moved.
         """
-        result = replace(self._build(plan), plan=plan)
+        result = self._remembered(replace(self._build(plan), plan=plan))
         self.state.put(_RATES, self._where, learn(self.rates, plan, result).to_json())
         return result
 
@@ -397,7 +400,9 @@ class Session:
         assert checkpoint is not None
         with self._phase("checkpoint"):
             count = _Count()
-            packer = Packer(arrange(checkpoint.files, checkpoint.ownership), count.add).start()
+            # Docker unpacks what it is given at once: nothing is gained there.
+            compression = "none" if self.destination.kind == "docker" else checkpoint.compression
+            packer = Packer(arrange(checkpoint.files, checkpoint.ownership, compression), count.add).start()
             try:
                 sent = self.destination.send(packer, self.listener, self._stop.is_set)
                 digests = packer.file_digests()
@@ -405,7 +410,8 @@ class Session:
                 packer.stop()
             for file in checkpoint.files:
                 self.state.remember_file(file.source, file.identity, digests[file.path])
-            key, content = checkpoint_key(digests, checkpoint.ownership), content_digest(digests)
+            key = checkpoint_key(digests, checkpoint.ownership, checkpoint.compression)
+            content = content_digest(digests)
             kept = self.destination.keep_checkpoint(sent.layers, key, content, checkpoint.ownership, packer)
             return _Packed(packer, replace(sent, uploaded=sent.uploaded + kept), key, content, count.value)
 
@@ -450,6 +456,21 @@ class Session:
             return True
         references = (Reference.parse(text) for text in (self.project.image.base, self.project.image.name))
         return self.destination.kind == "registry" and len({reference.host for reference in references}) == 1
+
+    def _remembered(self, result: Result) -> Result:
+        """*result* with its timeline, kept under the image's digest: ``layerkit inspect`` shows how it was built.
+
+        A build that found everything done does not take the place of the one that did it.
+        """
+        result = replace(result, timeline=self._recorder.spans())
+        digest = str(result.digest)
+        if result.rebuilt or self.state.get("build-timeline", digest) is None:
+            facts = {name: value for name, value in result.to_json().items() if name != "layers"}
+            self.state.put("build-timeline", digest, {**facts, "ended": time.time()})
+            kept = self.state.all("build-timeline")
+            for old in sorted(kept, key=lambda name: kept[name].get("ended", 0) if kept[name] else 0)[:-_TIMELINES]:
+                self.state.drop("build-timeline", old)
+        return result
 
     def _seconds(self) -> dict[str, float]:
         phases = {name: self.seconds.get(name, 0.0) for name in ("plan", "build", "checkpoint", "compose")}

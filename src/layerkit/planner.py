@@ -217,7 +217,7 @@ def _layers(
         if role == "code" and not now["code"]:
             continue
         sent = sum(f.size for f in inputs.files if (f.path in inputs.dependency_files) == (role == "dependencies"))
-        sent = 0 if role == "base" else sent
+        sent = 0 if role == "base" else sent + (inputs.wheels_size if role == "dependencies" else 0)
         if not to_build:
             reason = f"built before: {changes[role]}" if changes.get(role) else "nothing in it changed"
             planned.append(LayerPlan(role, "reused", reason))
@@ -253,6 +253,7 @@ def _checkpoint(inputs: Inputs, present: Present, pack: bool, way: Way) -> list[
         assert checkpoint.key is not None
         return [LayerPlan("checkpoint", action, f"its layers are there as checkpoint-{checkpoint.key[:12]}")]
     size = sum(blueprint.size for blueprint in arrange(checkpoint.files, checkpoint.ownership))
+    size += size // 1000 if checkpoint.compression == "zstd" else 0  # bytes that do not shrink get frames around them
     before = _labels(present.previous).get(PREFIX + "checkpoint.digest", "")
     if not checkpoint.known:
         unknown = [file.path for file in checkpoint.files if file.path not in checkpoint.digests]

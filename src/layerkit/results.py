@@ -10,6 +10,7 @@ from .assemble import Assembled
 from .destinations import Sent
 from .oci import Digest
 from .planner import ROLES, Plan
+from .timeline import Span
 
 __all__ = ["LayerResult", "Result", "bytes_of", "layer_results", "roles_rebuilt"]
 
@@ -51,6 +52,7 @@ class Result:
         checkpoint_read, uploaded, reused: bytes; ``dropped`` were on their way when their layer turned out to be there.
         seconds: of each phase.
         plan: what was to be done; ``layerkit.outcomes`` holds the two against each other.
+        timeline: when phases, BuildKit's steps and transfers ran.
     """
 
     reference: str
@@ -68,6 +70,7 @@ class Result:
     seconds: Mapping[str, float]
     why: str = ""
     plan: Plan | None = field(default=None, repr=False, compare=False)
+    timeline: tuple[Span, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``layerkit build --json`` prints."""
@@ -88,6 +91,7 @@ class Result:
                 "dropped": self.dropped,
             },
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+            "timeline": [span.to_json() for span in self.timeline],
         }
 
 

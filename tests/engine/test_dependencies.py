@@ -84,6 +84,18 @@ def test_apt_and_build_apt(workspace: Workspace, ca_secret: tuple[str, ...]) -> 
     assert workspace.python("exec(open('/app/serve.py').read())") == "one 1.0 1.0"
 
 
+def test_base_of_another_user(workspace: Workspace, tmp_path: Path) -> None:
+    """On a base whose user is not root, packages are installed by root, and the image runs as the base's user."""
+    base = f"{workspace.repository}-base:v1"
+    (tmp_path / "Dockerfile").write_text(f"FROM {workspace.engine.base}\nUSER 1234:0\n")
+    workspace.engine.docker("buildx", "build", "-q", "--provenance=false", "--push", "-t", base, str(tmp_path))
+    workspace.build("--set", f"image.base={base}")
+    code = "import os;print(os.getuid());exec(open('/app/serve.py').read())"
+    assert workspace.python(code).split("\n") == ["1234", "one 1.0 1.0"]
+    printed = workspace.run("dockerfile", "--set", f"image.base={base}").stdout
+    assert "\nUSER root\n" in printed and "\nUSER 1234:0\n" in printed
+
+
 def test_secrets_are_nowhere(workspace: Workspace, tmp_path: Path) -> None:
     """A private index in pip.conf is used by the install step, and is in no layer, history, label or provenance."""
     canary = f"canary-{uuid.uuid4().hex}"

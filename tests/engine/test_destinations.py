@@ -8,6 +8,7 @@ import os
 import signal
 import stat
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
@@ -250,3 +251,80 @@ def test_second_platform_shares_the_checkpoint(workspace: Workspace) -> None:
     swapped = workspace.build("--platform", "linux/amd64,linux/arm64")
     assert swapped["rebuilt"] == ["checkpoint"] and swapped["builder"]["ran"] is False
     assert 20 * MIB < swapped["bytes"]["uploaded"] < 20 * MIB + 64 * 1024
+
+
+def test_compressed_checkpoint(workspace: Workspace, node: Callable[[str], str]) -> None:
+    """With zstd fewer bytes are uploaded, a second Docker runs the same file, and nothing is sent again."""
+    weights = workspace.root / "model.pth.tar"
+    pattern = bytes(range(256)) * (MIB // 256)
+    with weights.open("wb") as stream:
+        for number in range(20):
+            stream.write(number.to_bytes(16, "big") + pattern[16:])
+    compression = ("--set", "checkpoint.compression=auto")
+    result = workspace.build(*compression)
+    (layer,) = [layer for layer in result["layers"] if layer["role"] == "checkpoint"]
+    assert layer["media_type"].endswith("+zstd") and layer["digest"] != layer["diff_id"]
+    assert layer["size"] < MIB and result["bytes"]["checkpoint_read"] == 20 * MIB
+    for store in ("containerd", "classic"):
+        host = node(store)
+        workspace.engine.docker("pull", "-q", f"{workspace.repository}:v1", host=host)
+        assert workspace.python(SHOW, host=host) == _sha256(weights)
+    again = workspace.build(*compression)
+    assert again["rebuilt"] == [] and again["bytes"]["checkpoint_read"] == 0
+    local = json.loads(workspace.run("build", "--json", "-t", "v1", *compression).stdout)
+    assert workspace.python(SHOW, host=os.environ.get("DOCKER_HOST", "")) == _sha256(weights)
+    assert [x["media_type"] for x in local["layers"] if x["role"] == "checkpoint"] == [
+        "application/vnd.oci.image.layer.v1.tar"
+    ]
+    layout = json.loads(workspace.run("build", "--json", "--output", "oci:out", *compression).stdout)
+    assert layer["digest"] in [x["digest"] for x in layout["layers"]]
+
+
+def test_ctrl_c_while_docker_takes_the_weights(workspace: Workspace) -> None:
+    """Ctrl-C in the middle of docker load ends both within 2 s, names nothing, and the next build is whole."""
+    weights = workspace.root / "model.pth.tar"
+    workspace.run("build", "-t", "v1")
+    before = workspace.engine.docker("image", "inspect", "-f", "{{.Id}}", f"{workspace.repository}:v1")
+    with weights.open("wb") as stream:
+        stream.truncate(3 * 1024 * MIB)
+    environment = {**os.environ, "LAYERKIT_STATE_DIR": str(workspace.state)}
+    command = [sys.executable, "-m", "layerkit", "build", "-t", "v1"]
+    with subprocess.Popen(
+        command,
+        cwd=workspace.root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not (loading := _children(process.pid, b"load")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert loading, "docker load was not begun"
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        begun = time.monotonic()
+        _, err = process.communicate(timeout=30)
+        seconds = time.monotonic() - begun
+    assert process.returncode == 130 and "interrupted: no tag was moved" in err, err
+    assert seconds < 2.0
+    assert not [pid for pid in loading if Path(f"/proc/{pid}/exe").exists()]
+    assert workspace.engine.docker("image", "inspect", "-f", "{{.Id}}", f"{workspace.repository}:v1") == before
+    write_weights(weights, seed=4, size=70 * MIB)
+    workspace.run("build", "-t", "v1")
+    assert workspace.python(SHOW, host=os.environ.get("DOCKER_HOST", "")) == _sha256(weights)
+
+
+def _children(parent: int, word: bytes) -> list[int]:
+    """Processes below *parent* with *word* among their arguments (proc(5))."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            arguments = (path / "cmdline").read_bytes().split(b"\0")
+            above = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, IndexError, ValueError):
+            continue
+        if above == parent and word in arguments:
+            found.append(int(path.name))
+    return found

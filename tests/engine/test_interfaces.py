@@ -67,7 +67,9 @@ def test_metadata_file_and_references(workspace: Workspace) -> None:
     done = workspace.run("build", "--push", "-t", f"{workspace.repository}:a", "--metadata-file", "out.json")
     found = json.loads((workspace.root / "out.json").read_text())
     assert done.stdout == f"{workspace.repository}@{found['digest']}\n"
-    assert " ".join(found) == "schema_version reference digest tags way why layers rebuilt builder bytes seconds"
+    assert (
+        " ".join(found) == "schema_version reference digest tags way why layers rebuilt builder bytes seconds timeline"
+    )
     assert set(found["seconds"]) == {"plan", "build", "checkpoint", "compose", "total"}
 
 

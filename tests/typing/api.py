@@ -32,6 +32,19 @@ full = layerkit.Project(
     cache=layerkit.Cache(to=[], from_=["type=registry,ref=a/b:c"]),
 )
 
+anatomy: layerkit.Inspection = layerkit.inspect("oci:out:v1", platform="linux/amd64", timeline="build.json")
+for seen in anatomy.layers:
+    layer_seen: layerkit.InspectedLayer = seen
+    known: int | None = seen.size
+moved: layerkit.Move | None = anatomy.change("code")
+if moved is not None:
+    unpacked: int = moved.unpack.bytes
+    certain: bool = moved.unpack.exact
+facts: layerkit.CheckpointFacts | None = anatomy.checkpoint
+other: layerkit.Difference = layerkit.diff("a/b:v1", "a/b:v2")
+roles_changed: tuple[str, ...] = other.changed
+settings_changed: list[layerkit.Change] = list(other.settings)
+
 
 def listener(event: layerkit.Event) -> None:
     match event:

@@ -199,9 +199,14 @@ def test_summary(tmp_path: Path) -> None:
     with State() as state:
         found = inputs(made, state).summary
     assert found["base"] == {"python:3.11-slim": Digest.of(b"base").short}
-    assert found["dependencies"] == {"requirements.txt": Digest.of(b"torch==2.13.0\nnumpy\n").short}
+    assert found["dependencies"] == {
+        "requirements.txt": Digest.of(b"torch==2.13.0\nnumpy\n").short,
+        "requirement torch": "==2.13.0",
+        "requirement numpy": "",
+    }
+    assert found["instructions"]["argument A"] == Digest.of(b"1").short
     assert found["code"] == {"src/serve.py": Digest.of(b"print('served')\n").short}
-    assert set(found["instructions"]) == {"Dockerfile", "build arguments"}
+    assert set(found["instructions"]) == {"Dockerfile", "argument A"}
 
 
 def test_summary_of_many_files(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ target = "/srv/model/"
 chown = "1000:1000"
 chmod = "0440"
 placement = "artifact"
+compression = "auto"
 
 [cache]
 to = []
@@ -108,7 +109,12 @@ def test_everything(tmp_path: Path) -> None:
         ),
         code=Code(["serve.py", "src"], exclude=["*.ipynb"], target="/srv"),
         checkpoint=Checkpoint(
-            "resnet50.pth.tar", target="/srv/model/", chown="1000:1000", chmod="0440", placement="artifact"
+            "resnet50.pth.tar",
+            target="/srv/model/",
+            chown="1000:1000",
+            chmod="0440",
+            placement="artifact",
+            compression="auto",
         ),
         cache=project.cache,
         builder=Builder(

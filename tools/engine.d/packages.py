@@ -41,10 +41,21 @@ BASE = {"debootstrap": "debootstrap"}
 # Readers and peers for tests and benchmarks: without them those say what they could not compare.
 EXTRAS = {name: name for name in ("skopeo", "umoci", "socat", "curl", "crane", "oras")}
 
+# For the tests of pages. Any of these will do; where there is none, the package of the first is installed.
+BROWSERS = (
+    "chromium-headless-shell",
+    "chrome-headless-shell",
+    "chromium",
+    "google-chrome",
+    "chromium-browser",
+    "chrome",
+)
+
 # Where Debian's release has no docker-buildx (12 and older), these suites do, oldest libc demand first seen to install.
 NEWER_SUITES = ("forky", "trixie")
 # These must not come from the newer suite: its runc wants a newer libc than the release has.
-FROM_OWN_SUITE = {"runc", "iptables", "iproute2", "docker-registry", "debootstrap", "skopeo", "umoci", "socat", "curl"}
+FROM_OWN_SUITE = {"runc", "iptables", "iproute2", "docker-registry", "debootstrap", "skopeo", "umoci", "socat", "curl",
+                  "chromium-headless-shell"}  # fmt: skip
 
 
 def program(name: str) -> str | None:
@@ -63,6 +74,12 @@ def missing(*groups: dict[str, str]) -> list[str]:
             if (shutil.which("docker", path="/usr/bin") if name == "docker" else program(name)) is None
         }
     )
+
+
+def missing_extras() -> list[str]:
+    """Packages that only tests and benchmarks want."""
+    browser = any(shutil.which(name) for name in BROWSERS)
+    return sorted([*missing(EXTRAS), *([] if browser else [BROWSERS[0]])])
 
 
 def os_release() -> dict[str, str]:
@@ -260,7 +277,8 @@ def install(
 
     `first` are those of `required` that something else waits for: `then` is called as soon as they are there.
     """
-    if not required and (not extras or state.get("extras_tried")):
+    tried = state.get("extras_tried")
+    if not required and set(extras) <= set(tried if isinstance(tried, list) else ()):
         then()
         return
     what = ", ".join([*required, *extras])
@@ -285,7 +303,7 @@ def install(
         if needed or optional:
             with phase(f"packages ({len(needed) + len(optional)})"):
                 apt.install([*needed, *optional])
-    state.set(extras_tried=True)
+    state.set(extras_tried=[*extras])
     shutil.rmtree(ENGINE / "apt", ignore_errors=True)  # some 100 MB that nothing needs any more
 
 

@@ -17,19 +17,32 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ..errors import CheckpointError, printable
 from ..oci import MEDIA, Descriptor, Digest, Layer
 from .files import File
 
-__all__ = ["FORMAT_VERSION", "Blueprint", "Ownership", "Packer", "arrange", "checkpoint_key", "content_digest"]
+if TYPE_CHECKING:
+    from .compress import Compressed, Compressor
+
+__all__ = [
+    "FORMAT_VERSION",
+    "Blueprint",
+    "Compression",
+    "Ownership",
+    "Packer",
+    "arrange",
+    "checkpoint_key",
+    "content_digest",
+]
 
 FORMAT_VERSION = 1  # of the tar's layout: raised when the same files would give other bytes
 CHUNK = 1024 * 1024  # bytes a read; larger ones fall out of the processor's cache between read and hash
 OWN_LAYER = 16 * 1024 * 1024  # bytes from which a file is worth a layer of its own
 MAX_CHECKPOINT_LAYERS = 32  # an image has 127 at most, and the base and code need theirs
 _BLOCK = 512
+Compression: TypeAlias = Literal["none", "zstd", "auto"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +82,13 @@ class _Piece:
 
 @dataclass(frozen=True, slots=True)
 class Blueprint:
-    """One layer, ready to be read: what its tar consists of. ``size`` in bytes."""
+    """One layer, ready to be read: what its tar consists of. ``size`` in bytes, before compression."""
 
     files: tuple[File, ...]
     created_by: str
     pieces: tuple[_Piece, ...]
     size: int
+    compression: Compression = "none"
 
     def open(self, offset: int = 0) -> Iterator[memoryview]:
         """The tar's bytes from *offset* on, in chunks of at most 1 MiB.
@@ -139,7 +153,7 @@ def _changed(file: File) -> CheckpointError:
     )
 
 
-def arrange(files: Sequence[File], ownership: Ownership) -> tuple[Blueprint, ...]:
+def arrange(files: Sequence[File], ownership: Ownership, compression: Compression = "none") -> tuple[Blueprint, ...]:
     """The layers for *files*: each large file in one of its own, the small ones together in the first.
 
     Which file goes where depends on its name and size class alone, so that a changed file moves only its own
@@ -155,10 +169,10 @@ def arrange(files: Sequence[File], ownership: Ownership) -> tuple[Blueprint, ...
         for file in large:
             bins.setdefault(int(Digest.of(file.path.encode()).hex, 16) % (MAX_CHECKPOINT_LAYERS - 1), []).append(file)
         groups += [bins[index] for index in sorted(bins)]
-    return tuple(_blueprint(group, ownership) for group in groups)
+    return tuple(_blueprint(group, ownership, compression) for group in groups)
 
 
-def _blueprint(files: Sequence[File], ownership: Ownership) -> Blueprint:
+def _blueprint(files: Sequence[File], ownership: Ownership, compression: Compression) -> Blueprint:
     pieces: list[_Piece] = []
     position = 0
 
@@ -185,7 +199,7 @@ def _blueprint(files: Sequence[File], ownership: Ownership) -> Blueprint:
         add(padding, data=bytes(padding))
     add(2 * _BLOCK, data=bytes(2 * _BLOCK))
     names = " ".join(file.path for file in files) if len(files) <= 3 else f"{len(files)} files"
-    return Blueprint(tuple(files), ownership.instruction(names), tuple(pieces), position)
+    return Blueprint(tuple(files), ownership.instruction(names), tuple(pieces), position, compression)
 
 
 def _header(path: str, kind: bytes, size: int, ownership: Ownership) -> bytes:
@@ -215,6 +229,8 @@ class Packer:
         self._on_read = on_read or (lambda count: None)
         self._condition = threading.Condition()
         self._digests: dict[int, Digest] = {}
+        self._contents: dict[int, Blueprint | Compressed] = {}
+        self._compresses: dict[int, bool] = {}
         self._files: dict[str, Digest] = {}
         self._failure: BaseException | None = None
         self._stop = False
@@ -230,8 +246,37 @@ class Packer:
         if self._thread.is_alive():
             self._thread.join()
 
+    def compresses(self, index: int) -> bool:
+        """Whether layer *index* is sent compressed; with "auto", a few places of it are read to decide.
+
+        Raises:
+            CheckpointError: a file changed, or cannot be read.
+        """
+        blueprint = self.blueprints[index]
+        if blueprint.compression == "auto" and index not in self._compresses:
+            from .compress import shrinks
+
+            self._compresses[index] = shrinks(blueprint)
+        return blueprint.compression == "zstd" or self._compresses.get(index, False)
+
+    def content(self, index: int) -> Blueprint | Compressed:
+        """Layer *index* as it is sent: size, and bytes from any offset. What is compressed is waited for.
+
+        Raises:
+            CheckpointError: a file changed, or cannot be read.
+        """
+        if not self.compresses(index):
+            return self.blueprints[index]
+        self.digest(index)
+        return self._contents[index]
+
+    def layer(self, index: int) -> Layer:
+        """Layer *index*; waits until its digest is known."""
+        digest, content = self.digest(index), self._contents[index]
+        return content.layer(digest) if isinstance(content, Blueprint) else content.layer()
+
     def digest(self, index: int) -> Digest:
-        """The digest (and diff_id) of layer *index*; waits until it is known.
+        """The digest of layer *index*, as it is sent; waits until it is known.
 
         Raises:
             CheckpointError: a file changed, or cannot be read.
@@ -263,8 +308,9 @@ class Packer:
         try:
             with _Beside() as beside:
                 for index, blueprint in enumerate(self.blueprints):
-                    digest = self._hash(blueprint, beside)
+                    digest, content = self._hash(index, blueprint, beside)
                     with self._condition:
+                        self._contents[index] = content
                         self._digests[index] = digest
                         self._condition.notify_all()
         except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to who waits for the digest
@@ -272,17 +318,32 @@ class Packer:
                 self._failure = error
                 self._condition.notify_all()
 
-    def _hash(self, blueprint: Blueprint, beside: _Beside) -> Digest:
+    def _hash(self, index: int, blueprint: Blueprint, beside: _Beside) -> tuple[Digest, Blueprint | Compressed]:
+        if not self.compresses(index):
+            return self._read_all(blueprint, beside, None), blueprint
+        from .compress import Compressor
+
+        with Compressor() as compressor:
+            diff_id = self._read_all(blueprint, beside, compressor)
+            content = compressor.compressed(blueprint, diff_id)
+        return content.digest, content
+
+    def _read_all(self, blueprint: Blueprint, beside: _Beside, compressor: Compressor | None) -> Digest:
+        """The digest of the tar; those of its files are kept."""
         whole = hashlib.sha256()
         own = {file.path: hashlib.sha256() for file in blueprint.files}
         for piece in blueprint.pieces:
             if piece.file is None:
                 whole.update(piece.data)
+                if compressor is not None:
+                    compressor.count(piece.data)
                 continue
             for chunk in _read(piece.file, 0, beside.take):
                 if self._stop:
                     raise CheckpointError("checkpoint: stopped before it was read to its end")
                 whole.update(chunk)
+                if compressor is not None:
+                    compressor.count(chunk)
                 beside.update(own[piece.file.path], chunk)
                 self._on_read(len(chunk))
         beside.finish()
@@ -346,13 +407,15 @@ def content_digest(files: dict[str, Digest]) -> Digest:
     return Digest.of("".join(f"{files[path].hex}  {path}\n" for path in sorted(files)).encode())
 
 
-def checkpoint_key(files: dict[str, Digest], ownership: Ownership) -> str:
-    """The key of the checkpoint's layers: of content, names, target, owner, mode and format; of nothing else."""
+def checkpoint_key(files: dict[str, Digest], ownership: Ownership, compression: Compression = "none") -> str:
+    """The key of the checkpoint's layers: of content, names, target, owner, mode, compression and format; of nothing
+    else. What "auto" decides follows from the content."""
     text = "\n".join(
         [
             f"layerkit checkpoint {FORMAT_VERSION}",
             f"{PurePosixPath(ownership.target)} {ownership.uid}:{ownership.gid} {ownership.mode:04o}",
             *(f"{files[path]} {path}" for path in sorted(files)),
+            *([f"compression {compression}"] if compression != "none" else []),
         ]
     )
     return Digest.of(text.encode()).hex[:40]

@@ -145,9 +145,12 @@ def _destination(push: bool, load: bool, output: str, platforms: Sequence[str]) 
 # Commands that live in modules of their own: name -> what --help says of it. Imported when they are called.
 _LATER = {
     "checkpoint": "Look at a checkpoint: inspect, digest, convert.",
+    "diff": "Say what differs between two images, and what a node moves for it.",
     "doctor": "Try what a build needs: docker, the builder, the registry.",
+    "inspect": "Say what an image is made of, by role, and what a change costs.",
     "lint": "Say what an expert would of a Dockerfile of a PyTorch service.",
 }
+_HOME = {"diff": "inspect"}  # where a command is not in the module of its name
 
 
 class _Commands(click.Group):
@@ -161,7 +164,8 @@ class _Commands(click.Group):
             return super().get_command(ctx, cmd_name)
         from importlib import import_module
 
-        found: click.Command = getattr(import_module(f".{cmd_name}", __package__), cmd_name)
+        home = _HOME.get(cmd_name, cmd_name)
+        found: click.Command = getattr(import_module(f".{home}", __package__), cmd_name)
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -370,7 +374,10 @@ def dockerfile(folder: Path, file: Path | None, overrides: tuple[str, ...], targ
     The same image without layerkit: layerkit dockerfile -o Dockerfile, then
     docker buildx build --build-context checkpoint=DIR [--build-context wheels=DIR] .
     """
+    from ..bases import remembered_user
     from ..runtime import find_includes, generate, ignore_file, read_requirements
+    from ..settings import Settings
+    from ..state import State
 
     project = _load(folder, file, overrides)
     if project.image.dockerfile:
@@ -382,7 +389,9 @@ def dockerfile(folder: Path, file: Path | None, overrides: tuple[str, ...], targ
     else:
         requirements = read_requirements(project)
         rules = project.root / ".dockerignore"
-        text = generate(project, requirements, includes=find_includes(project))
+        with State(Settings.from_environment().state_folder) as state:
+            user = remembered_user(state, project.image.base)
+        text = generate(project, requirements, includes=find_includes(project), base_user=user)
         ignore = ignore_file(project, requirements, dockerignore=rules.read_text() if rules.is_file() else "")
     if target is None:
         sys.stdout.write(text)

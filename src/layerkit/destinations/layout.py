@@ -175,11 +175,12 @@ class LayoutDestination:
 
             def there(index: int = index) -> bool:
                 digest = packer.known(index)
-                return digest is not None and self._holds(packer.blueprints[index].layer(digest).descriptor)
+                return digest is not None and self._holds(packer.layer(index).descriptor)
 
+            content = packer.content(index)
             done, written = 0, hashlib.sha256()
             with self._writing() as (stream, keep):
-                for chunk in blueprint.open():
+                for chunk in content.open():
                     if stopped():
                         raise Stopped
                     if there():
@@ -187,12 +188,12 @@ class LayoutDestination:
                     stream.write(chunk)
                     written.update(chunk)
                     done += len(chunk)
-                    listener(Transfer(f"checkpoint-{index}", label, done, blueprint.size))
+                    listener(Transfer(f"checkpoint-{index}", label, done, content.size))
                 digest = packer.digest(index)
                 if there():
-                    reused += blueprint.size
+                    reused += content.size
                     dropped += done
-                    listener(Transfer(f"checkpoint-{index}", label, blueprint.size, blueprint.size, "dropped"))
+                    listener(Transfer(f"checkpoint-{index}", label, content.size, content.size, "dropped"))
                 else:
                     if written.hexdigest() != digest.hex:
                         raise CheckpointError(
@@ -200,10 +201,10 @@ class LayoutDestination:
                             hint="build again when it is no longer written to",
                         )
                     keep(digest)
-                    uploaded += blueprint.size
+                    uploaded += content.size
                     new.add(digest)
-                    listener(Transfer(f"checkpoint-{index}", label, blueprint.size, blueprint.size, "finished"))
-            layers.append(blueprint.layer(digest))
+                    listener(Transfer(f"checkpoint-{index}", label, content.size, content.size, "finished"))
+            layers.append(packer.layer(index))
         return Sent(tuple(layers), uploaded, reused, dropped, frozenset(new))
 
     @contextlib.contextmanager

@@ -286,9 +286,10 @@ def _contents(images: Iterable[Image], packer: Packer | None) -> dict[Digest, Co
     contents: dict[Digest, Content] = {}
     for image in images:
         contents[image.config.digest] = Again.of(image.config.raw)
-    for index, blueprint in enumerate(packer.blueprints if packer else ()):
+    for index in range(len(packer.blueprints) if packer else 0):
         if packer and (digest := packer.known(index)) is not None:
-            contents[digest] = Again(digest, blueprint.size, blueprint.open)
+            layer = packer.content(index)
+            contents[digest] = Again(digest, layer.size, layer.open)
     return contents
 
 

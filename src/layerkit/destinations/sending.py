@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from ..checkpoint import Blueprint, Packer
+from ..checkpoint.compress import Compressed
 from ..checkpoint.pack import FORMAT_VERSION
 from ..events import Listener, Note, Transfer
 from ..oci import MEDIA, Descriptor, Digest, Layer
@@ -82,7 +83,6 @@ class Sending:
         blueprint = self._packer.blueprints[index]
         label = blueprint.files[0].path if len(blueprint.files) == 1 else f"{len(blueprint.files)} files"
         taste = sample(blueprint)
-        transfer = _Upload(self._repository, self._packer, index, label, self._listener, stopped)
         told = False
 
         def wait() -> None:
@@ -98,18 +98,20 @@ class Sending:
         with self._state.alone(f"{self._repository.name} {taste}", wait) as waited:
             if waited or blueprint.size < HASH_FIRST or self._state.get("sample", taste):
                 self._packer.digest(index)
+            content = self._packer.content(index)
+            transfer = _Upload(self._repository, self._packer, index, content, label, self._listener, stopped)
             there = transfer.cancelled()
             try:
                 if not there:
-                    journal = _Journal(self._state, self._repository.name, blueprint)
+                    journal = _Journal(self._state, self._repository.name, blueprint, content.size)
                     self._repository.upload(transfer, progress=transfer.progress, journal=journal)
             except UploadDropped:
                 there = True
                 dropped = transfer.done
-            digest = self._packer.digest(index)
-            self._state.put("sample", taste, str(digest))
-        self._listener(Transfer(transfer.id, label, blueprint.size, blueprint.size, "dropped" if there else "finished"))
-        return _Outcome(blueprint.layer(digest), there, dropped)
+            layer = self._packer.layer(index)
+            self._state.put("sample", taste, str(layer.descriptor.digest))
+        self._listener(Transfer(transfer.id, label, content.size, content.size, "dropped" if there else "finished"))
+        return _Outcome(layer, there, dropped)
 
     def _forget_old_sessions(self) -> None:
         for key, value in self._state.all(_UPLOAD).items():
@@ -174,11 +176,13 @@ class _Upload:
         repository: Repository,
         packer: Packer,
         index: int,
+        content: Blueprint | Compressed,
         label: str,
         listener: Listener,
         stopped: Callable[[], bool],
     ) -> None:
-        self.size = packer.blueprints[index].size
+        self.size = content.size
+        self._content = content
         self.id = f"checkpoint-{index}"
         self.done = 0
         self._repository = repository
@@ -189,8 +193,8 @@ class _Upload:
         self._stopped = stopped
         self._asked: bool | None = None
 
-    def open(self, offset: int = 0) -> Iterator[memoryview]:
-        return self._packer.blueprints[self._index].open(offset)
+    def open(self, offset: int = 0) -> Iterator[memoryview | bytes]:
+        return self._content.open(offset)
 
     def digest(self) -> Digest:
         return self._packer.digest(self._index)
@@ -222,9 +226,9 @@ class _Journal:
     the repository that it goes to: a file that was written to since gets another key, and is never gone on with.
     """
 
-    def __init__(self, state: State, repository: str, blueprint: Blueprint) -> None:
+    def __init__(self, state: State, repository: str, blueprint: Blueprint, size: int) -> None:
         self._state = state
-        whole = hashlib.sha256(f"{repository} {FORMAT_VERSION} {blueprint.size}".encode())
+        whole = hashlib.sha256(f"{repository} {FORMAT_VERSION} {size}".encode())
         for piece in blueprint.pieces:
             whole.update(piece.data or f"{piece.start} {piece.size} {piece.file and piece.file.identity}".encode())
         self._key = whole.hexdigest()

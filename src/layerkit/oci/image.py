@@ -64,6 +64,12 @@ class Config:
         return tuple(self.document.get("history") or ())
 
     @property
+    def user(self) -> str:
+        """Who runs the image: a name or uid, with or without group; "" for root."""
+        found = self.settings.get("User")
+        return found if isinstance(found, str) else ""
+
+    @property
     def platform(self) -> Platform:
         return Platform.from_json(self.document)
 

@@ -375,6 +375,36 @@ class Repository:
 
         return self._transport.retry(attempt)
 
+    def blob_range(self, descriptor: Descriptor, start: int, end: int) -> bytes | None:
+        """The bytes from *start* to *end* of a blob, or None where the registry gives no ranges, or has it not.
+
+        Nothing proves them (a digest covers the whole): they are for looking, not for building upon.
+        """
+        end = min(end, descriptor.size)
+        if start >= end:
+            return b""
+        what = f"read bytes {start}-{end - 1} of {self._of(descriptor.digest)}"
+        url = urls.blob(self._root, self.repository, descriptor.digest)
+        headers = {"Range": f"bytes={start}-{end - 1}"}
+
+        def attempt() -> bytes | None:
+            with self._transport.stream("GET", url, host=self.host, what=what, scopes=self._pull, headers=headers) as (
+                response,
+                final,
+            ):
+                if response.status in (404, 416) or (response.status == 200 and start):
+                    return None
+                if response.status not in (200, 206):
+                    raise error_for(self._transport.whole(response, final, "GET", what), what)
+                found = bytearray()
+                for chunk in self._transport.chunks(response, min(end - start, _CHUNK), what, final):
+                    found += chunk
+                    if len(found) >= end - start:
+                        break
+                return bytes(found[: end - start])
+
+        return self._transport.retry(attempt)
+
     # ---------------------------------------------------------------------------------------------------- writing blobs
 
     def mount(self, digest: Digest, source_repository: str) -> bool:

@@ -46,6 +46,7 @@ def generate(
     requirements: Requirements | None = None,
     *,
     includes: Mapping[str, Sequence[str]] | None = None,
+    base_user: str = "",
 ) -> str:
     """The Dockerfile of *project*.
 
@@ -53,6 +54,7 @@ def generate(
         requirements: what ``dependencies.requirements`` says; None where there is none.
         includes: entry of ``code.include`` -> the paths that it matches, a folder with a ``/`` at its end
             (``context.find_includes``). An entry that is not in it is taken for a path, or for a pattern of COPY.
+        base_user: the USER of the base image; packages are installed by root whoever it is.
 
     Raises:
         ConfigurationError: a value that no Dockerfile can express (a line break in a variable), or credentials
@@ -60,7 +62,7 @@ def generate(
     """
     if project.image.dockerfile:
         raise ConfigurationError("image.dockerfile is set: there is no Dockerfile to generate")
-    steps = _Steps(project, requirements)
+    steps = _Steps(project, requirements, "" if base_user.partition(":")[0] in ("root", "0") else base_user)
     stages = [
         "# hadolint global ignore=DL3008,DL3013\n# Debian's and pip's own packages follow the base image: pin that.",
         *steps.stages(),
@@ -98,8 +100,9 @@ def has_wildcard(path: str) -> bool:
 class _Steps:
     """The stages up to ``dependencies``, and the words that their steps share."""
 
-    def __init__(self, project: Project, requirements: Requirements | None) -> None:
+    def __init__(self, project: Project, requirements: Requirements | None, user: str = "") -> None:
         self.project = project
+        self.user = user
         self.settings = project.dependencies
         self.requirements = requirements if requirements is not None and requirements.installed else None
         self.heavy: tuple[Entry, ...] = ()
@@ -130,8 +133,8 @@ class _Steps:
             )
         if self.uv:
             yield (
-                "# The installer, in a stage of its own, so that it is not in the image.\nFROM base AS uv\n"
-                + self.get_uv()
+                "# The installer, in a stage of its own, so that it is not in the image.\n"
+                + "\n".join(["FROM base AS uv", *self.as_root(), self.get_uv()])
             )
         if self.compiled:
             yield from self.build_stages()
@@ -142,10 +145,21 @@ class _Steps:
         yield "FROM base AS dependencies"
         # In the last stage it would be a layer above the checkpoint.
         yield f"WORKDIR {_word(self.project.image.workdir)}"
+        if not self.settings.apt and self.requirements is None:
+            return
+        yield from self.as_root()
         if self.settings.apt:
             yield self.apt(self.settings.apt)
-        if self.requirements is None:
-            return
+        if self.requirements is not None:
+            yield from self.packages()
+        if self.user:
+            yield f"USER {_word(self.user)}"
+
+    def as_root(self) -> Iterable[str]:
+        """Some bases have another user (bitnami/pytorch, for one), who may not install."""
+        return ["USER root"] if self.user else []
+
+    def packages(self) -> Iterable[str]:
         if self.heavy:
             yield "# The heavy packages: a layer of their own, which only these lines change."
             yield self.install_built("build") if self.compiled else self.install_heavy()
@@ -157,6 +171,7 @@ class _Steps:
         yield "# Compilers and headers: wheels are built here, and nothing of this is in the image.\n" + "\n".join(
             [
                 "FROM base AS build",
+                *self.as_root(),
                 self.apt(self.settings.build_apt),
                 self.build_heavy() if self.heavy else self.build_rest(),
             ]

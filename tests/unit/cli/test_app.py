@@ -318,6 +318,7 @@ def test_build_asks(run: Run, asked: dict[str, Any]) -> None:
         "tags": ("v1", "v2"), "push": True, "output": "", "platforms": ["linux/amd64", "linux/arm64", "linux/arm/v7"],
         "builder": "big", "no_cache": True, "pull": True, "strict_cache": True, "way": "buildkit",
         "layer_jobs": 3,
+        "planned": None,
     }  # fmt: skip
 
 

@@ -38,6 +38,25 @@ def dockerfile(
     return generate(project, requirements(text) if text else None, includes=includes)
 
 
+def test_packages_are_installed_by_root() -> None:
+    """Where the base has another user, root installs, and the image is that user's again before checkpoint and code."""
+    project = Project(
+        image=Image("a/b"), dependencies=Dependencies("requirements.txt", build_apt=["make"]), code=Code(["src"])
+    )
+    wanted = requirements("torch\nsix")
+    text = generate(project, wanted, base_user="1001:0")
+    seen = [(i.name, i.text.split()[1]) for i in instructions(text) if i.name in ("FROM", "USER", "RUN")]
+    rows = "".join({"FROM": "\n", "USER": f"{word} ", "RUN": "run "}[name] for name, word in seen).split("\n")
+    assert [row.split() for row in rows if row.strip()] == [["root", "run", "run"], ["root", "run", "1001:0"]]
+    assert (
+        generate(project, wanted, base_user="root:root")
+        == generate(project, wanted)
+        == generate(project, wanted, base_user="0")
+    )
+    bare = Project(image=Image("a/b"), code=Code(["src"]))
+    assert "USER" not in generate(bare, None, base_user="1001")
+
+
 def steps(text: str) -> list[str]:
     return [i.text for i in instructions(text) if i.name == "RUN"]
 

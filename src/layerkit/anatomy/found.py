@@ -1,0 +1,53 @@
+"""An image as it was found, before anything is concluded from it. Values only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..oci import Digest, Image, Platform
+from .peek import Read
+from .roles import Step
+
+__all__ = ["Found", "LocalImage"]
+
+
+@dataclass(frozen=True, slots=True)
+class LocalImage:
+    """An image of a local Docker of which no manifest is to be had: what ``docker image inspect`` and ``history`` say.
+
+    ``sizes``: bytes of each layer's files as Docker counts them, or None where it cannot be told.
+    """
+
+    diff_ids: tuple[Digest, ...]
+    sizes: tuple[int | None, ...]
+    steps: tuple[Step, ...]
+    made_by: tuple[Step, ...]
+    settings: Mapping[str, Any]
+    platform: Platform
+    created: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An image of one platform, and how to look into its layers.
+
+    Attributes:
+        name: what it is called, in full; ``source``: registry, docker or oci.
+        read: ranges of its layers' blobs; None where they cannot be had.
+        index, platforms: of the index that it was chosen from.
+        notes: what the reader should know.
+        digests: under which a build of it may have been recorded.
+        counted: layer -> bytes of its files as Docker counts them.
+    """
+
+    name: str
+    source: str
+    image: Image | LocalImage
+    read: Read | None
+    index: Digest | None = None
+    platforms: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+    digests: tuple[str, ...] = ()
+    counted: Mapping[int, int] = field(default_factory=dict)
