@@ -24,13 +24,8 @@ myst_heading_anchors = 4
 smartquotes = False  # "--" is an option, not a dash
 
 nitpicky = True
-# Names of the standard library and of other projects: their documentation is not asked for at build time.
-nitpick_ignore_regex = [
-    ("py:.*", r"(collections|typing|pathlib|os|ssl|re|datetime|torch|click|pydantic|http|threading)\b.*"),
-    ("py:.*", r"(Path|Mapping|Sequence|Iterable|Iterator|Callable|Any|Literal|Self|optional|TypeAlias)"),
-    # What a result holds and nobody has to name.
-    ("py:.*", r"(layerkit\.)?_?[a-z_.]*\.[A-Z]\w+|[A-Z]\w+"),
-]
+# Of Python's names only those of the public API must be found: signatures name types that nobody has to import.
+nitpick_ignore_regex = [("py:.*", r"(?!layerkit\.[A-Za-z]\w*$).*")]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

@@ -253,6 +253,14 @@ def plain_signature(
     return None
 
 
+def restore_prose(
+    app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]
+) -> None:
+    """napoleon takes a property's words up to their first colon for its type: ours are a sentence."""
+    if what in ("property", "attribute"):
+        lines[:] = inspect.cleandoc(inspect.getdoc(value) or "\n".join(lines)).splitlines()
+
+
 # ----------------------------------------------------------------------------------------------- tables of contents
 
 
@@ -287,4 +295,5 @@ def setup(app: Sphinx) -> Mapping[str, bool]:
 
     app.connect("source-read", source_read)
     app.connect("autodoc-process-signature", plain_signature)
+    app.connect("autodoc-process-docstring", restore_prose, priority=900)  # after napoleon's
     return {"parallel_read_safe": True, "parallel_write_safe": True}
