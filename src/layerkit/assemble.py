@@ -174,6 +174,8 @@ def _labels(inputs: Inputs, platform: str, content: Digest | None, key: str | No
             labels[PREFIX + "checkpoint.digest"] = str(content)
             if inputs.checkpoint.made is not None:
                 labels[WEIGHTS] = str(content)
+            elif inputs.checkpoint.weights is not None:
+                labels[WEIGHTS] = str(inputs.checkpoint.weights)
     return labels
 
 
@@ -219,13 +221,19 @@ def _follow(
 
 
 def checkpoint_image(
-    layers: Sequence[Layer], key: str, content: Digest, ownership: Ownership, weights: Digest | None = None
+    layers: Sequence[Layer],
+    key: str,
+    content: Digest,
+    ownership: Ownership,
+    weights: Digest | None = None,
+    location: str = "",
 ) -> Image:
-    """The image of the checkpoint alone, as ``checkpoint-<key>`` names it."""
+    """The image of the checkpoint alone, as ``checkpoint-<key>`` names it. *location*: where a program finds it."""
     facts = {
         PREFIX + "checkpoint": key,
         PREFIX + "checkpoint.digest": str(content),
         PREFIX + "checkpoint.target": ownership.target,
+        **({PREFIX + "checkpoint.location": location} if location else {}),
         **({WEIGHTS: str(weights)} if weights is not None else {}),
     }
     return layers_image(layers, labels=facts, annotations=facts)

@@ -10,13 +10,17 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from .checkpoint import File, Ownership, arrange, find
+from .byreference import refer
+from .checkpoint import File, Ownership, arrange
 from .checkpoint.compress import needs_zstandard
 from .checkpoint.convert import Options
+from .checkpoint.elsewhere import OCI, Elsewhere, RemoteBlueprint
+from .checkpoint.files import look
 from .checkpoint.made import Made, Part, hash_content, make, parts_of
 from .checkpoint.pack import Blueprint, Content, Hashed, checkpoint_key, content_digest
 from .checkpoint.recipe import Recipe
 from .errors import ConfigurationError
+from .lock import LockedCheckpoint
 from .oci import Digest, dump
 from .project import Project
 from .runtime import (
@@ -46,17 +50,19 @@ class Base:
 
     ``user``: its USER, "" for root's.
     ``pinned``: the builder can be held to that digest (one of the local Docker may be no manifest's).
+    ``manifests``: platform -> digest of its manifest.
     """
 
     digest: Digest | None = None
     layers: Mapping[str, int] = field(default_factory=dict)
     pinned: bool = True
     user: str = ""
+    manifests: Mapping[str, Digest] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class CheckpointInputs:
-    """The checkpoint as it lies there.
+    """The checkpoint as it lies there, or what is known of one that does not.
 
     Attributes:
         files: what it consists of.
@@ -64,6 +70,8 @@ class CheckpointInputs:
         digests: path -> sha256, for the files that the stat cache knows.
         recipe: what becomes of them.
         made: what they become, where the recipe asks for their weights.
+        elsewhere: where it is not here; its layers in a registry are ``remote``, once they were looked for.
+        read: bytes that were read to make a plan.
     """
 
     files: tuple[File, ...]
@@ -71,15 +79,20 @@ class CheckpointInputs:
     digests: Mapping[str, Digest]
     recipe: Recipe = field(default_factory=Recipe)
     made: Made | None = None
+    elsewhere: Elsewhere | None = None
+    remote: tuple[RemoteBlueprint, ...] = ()
+    read: int = 0
 
     @property
     def size(self) -> int:
         """Bytes of all files."""
-        return sum(file.size for file in self.files)
+        return self.elsewhere.size if self.elsewhere is not None else sum(file.size for file in self.files)
 
     @property
     def known(self) -> bool:
         """What its key is of is known without reading it."""
+        if self.elsewhere is not None:
+            return self.elsewhere.key is not None
         hashed = len(self.digests) == len(self.files)
         if self.made is None:
             return hashed
@@ -87,8 +100,8 @@ class CheckpointInputs:
 
     @property
     def key(self) -> str | None:
-        if not self.known:
-            return None
+        if self.elsewhere is not None or not self.known:
+            return self.elsewhere.key if self.elsewhere is not None else None
         compressed = self.recipe.compressed
         if self.made is None:
             return checkpoint_key(self.digests, self.ownership, (*self.recipe.limits, *compressed))
@@ -100,6 +113,8 @@ class CheckpointInputs:
     @property
     def digest(self) -> Digest | None:
         """What the checkpoint is called: its weights hash where it is made by that, else the digest of its files."""
+        if self.elsewhere is not None:
+            return self.elsewhere.digest
         if self.made is not None:
             return self.made.weights if self.known else None
         return content_digest(self.digests) if self.known else None
@@ -107,11 +122,15 @@ class CheckpointInputs:
     @property
     def weights(self) -> Digest | None:
         """The weights hash of what is in the image, where it is known."""
+        if self.elsewhere is not None:
+            return self.elsewhere.weights
         return self.made.weights if self.made is not None else None
 
     @cached_property
     def blueprints(self) -> tuple[Blueprint, ...]:
         """Its layers, ready to be read."""
+        if self.elsewhere is not None:
+            return self.remote
         if self.made is not None:
             return self.made.blueprints
         return arrange(self.files, self.ownership, limit=self.recipe.max_layers)
@@ -124,16 +143,22 @@ class CheckpointInputs:
     @cached_property
     def parts(self) -> tuple[Part, ...]:
         """Its layers by name and size, and what is known of each."""
+        if self.elsewhere is not None:
+            return tuple(Part(b.label, b.size, "", Hashed(b.known) if b.known else None) for b in self.remote)
         return self.made.parts if self.made is not None else parts_of(self.blueprints)
 
     @property
     def samples(self) -> tuple[str, ...]:
         """For a later build to see what may be the same: ``made.Made``."""
+        if self.elsewhere is not None:
+            return self.elsewhere.samples
         return self.made.samples if self.made is not None else ()
 
     @property
     def location(self) -> str:
         """Where a program finds it in the image: the file, or the folder of several."""
+        if self.elsewhere is not None:
+            return self.elsewhere.location
         paths = self.made.locations if self.made is not None else tuple(file.path for file in self.files)
         target = PurePosixPath(self.ownership.target)
         return str(target / paths[0] if len(paths) == 1 else target)
@@ -283,11 +308,16 @@ def fingerprint(
     platforms: tuple[str, ...],
     resolve: Callable[[str], Base],
     source_date_epoch: int | None = None,
+    locked: LockedCheckpoint | None = None,
+    take: Callable[[str, Ownership], Elsewhere] | None = None,
 ) -> Inputs:
     """Find and hash all that goes in. The checkpoint is not read: what the stat cache does not know stays open.
 
     Args:
         resolve: a base image's reference -> its digest and layers.
+        locked: what the lock says of the checkpoint, for one that is not here.
+        take: ``checkpoint.path`` that names an image, and where its files must be -> what is known of it. None
+            where no registry is to be asked.
 
     Raises:
         ConfigurationError: a file that the project names is missing, or its Dockerfile cannot be used.
@@ -315,7 +345,7 @@ def fingerprint(
     if not project.image.dockerfile:
         user = bases[project.image.base].user
         text = generate(project, requirements, includes=find_includes(project), base_user=user)
-    checkpoint = _checkpoint(project, copy, state)
+    checkpoint = _checkpoint(project, copy, state, locked, take)
     return Inputs(
         project,
         text,
@@ -344,12 +374,22 @@ def _wheels(project: Project) -> list[tuple[str, Path]]:
     return sorted((path.name, path) for path in folder.iterdir() if path.is_file())
 
 
-def _checkpoint(project: Project, copy: CheckpointCopy | None, state: State) -> CheckpointInputs | None:
+def _checkpoint(
+    project: Project,
+    copy: CheckpointCopy | None,
+    state: State,
+    locked: LockedCheckpoint | None,
+    take: Callable[[str, Ownership], Elsewhere] | None,
+) -> CheckpointInputs | None:
     wanted = project.checkpoint
     if wanted is None:
         return None
     ownership = _ownership(project, copy)
-    files = find(wanted.path, project.root)
+    if wanted.path.startswith(OCI):
+        image = take(wanted.path, ownership) if take else Elsewhere(None, None, ownership.target, "", "")
+        return CheckpointInputs((), ownership, {}, elsewhere=image)
+    here = look(wanted.path, project.root)
+    files = here.files
     found = {file.path: state.file_digest(file.source, file.identity) for file in files}
     digests = {path: digest for path, digest in found.items() if digest}
     if wanted.compression != "none":
@@ -362,6 +402,10 @@ def _checkpoint(project: Project, copy: CheckpointCopy | None, state: State) -> 
         wanted.max_layers,
         wanted.compression,
     )
+    if here.pointers or not files:
+        lock = (project.lock.name if project.lock else "layerkit.lock", locked)
+        away = refer(wanted.path, project.root, here, ownership, recipe, lock, state)
+        return CheckpointInputs((), ownership, {}, recipe, elsewhere=away)
     made = None if recipe.plain else make(wanted.path, project.root, files, ownership, recipe, state)
     return CheckpointInputs(files, ownership, digests, recipe, made)
 

@@ -19,15 +19,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .assemble import Assembled, Runtime, assemble
 from .bases import Bases
-from .checkpoint import Packer
+from .borrow import find_layers, image_at
+from .checkpoint import Ownership, Packer
+from .checkpoint.elsewhere import Elsewhere
+from .checkpoint.pack import Hashed
 from .destinations import Destination, Output, Published, Sent, Stopped
 from .engine import BakeResult, Engine
-from .errors import ConfigurationError, LayerkitError, RefusedError
+from .errors import CheckpointError, ConfigurationError, LayerkitError, RefusedError
 from .events import Listener, Note, Phase, silent
-from .fingerprint import Inputs, fingerprint
+from .fingerprint import CheckpointInputs, Inputs, fingerprint
 from .forecast import Rates, estimate, learn
-from .oci import Digest, Platform, Reference
-from .planner import ROLES, Plan
+from .lock import Lock, differences, read, write
+from .locking import hashed, hold, lock_of, with_sources
+from .oci import Digest, Layer, Platform, Reference
+from .planner import ROLES, Plan, Present
 from .planner import plan as decide
 from .project import Project
 from .recognise import recognise
@@ -57,6 +62,7 @@ def plan(
     platforms: Sequence[str] = (),
     builder: str = "",
     no_cache: bool = False,
+    locked: bool = False,
     settings: Settings | None = None,
     listener: Listener = silent,
 ) -> Plan:
@@ -65,7 +71,7 @@ def plan(
     Raises:
         LayerkitError: of the kind that fits, as ``errors`` draws them.
     """
-    request = Request(tags, push, output, platforms, builder, no_cache)
+    request = Request(tags, push, output, platforms, builder, no_cache, locked=locked)
     with Session(project, request, settings or Settings.from_environment(), listener) as session:
         return session.plan()
 
@@ -83,6 +89,7 @@ def build(
     strict_cache: bool = False,
     way: Literal["compose", "buildkit"] = "compose",
     layer_jobs: int = 0,
+    locked: bool = False,
     settings: Settings | None = None,
     listener: Listener = silent,
     planned: Callable[[Plan], object] | None = None,
@@ -100,6 +107,8 @@ def build(
         strict_cache: a cache that cannot be exported fails the build.
         way: "buildkit" has BuildKit build the whole image, checkpoint and all.
         layer_jobs: checkpoint layers that are sent to a registry at a time; 0 for the default.
+        locked: the base is the one of the lock, whatever its tag means now; where anything else in the lock would
+            change, it is an error, before anything is sent.
         settings: surroundings; the process's environment by default.
         listener: called with every event, from several threads.
         planned: called once with the plan, before anything is done; what it raises ends the build.
@@ -107,7 +116,7 @@ def build(
     Raises:
         LayerkitError: of the kind that fits, as ``errors`` draws them; no tag was moved then.
     """
-    request = Request(tags, push, output, platforms, builder, no_cache, pull, strict_cache, way, layer_jobs)
+    request = Request(tags, push, output, platforms, builder, no_cache, pull, strict_cache, way, layer_jobs, locked)
     with Session(project, request, settings or Settings.from_environment(), listener) as session:
         found = session.plan()
         if planned is not None:
@@ -128,6 +137,8 @@ class Session:
         self.seconds: dict[str, float] = {}
         self._begun = time.monotonic()
         self._stop = threading.Event()
+        self._fetched = _Count()
+        self._settled: tuple[CheckpointInputs | None, tuple[Layer, ...]] | None = None
 
     def __enter__(self) -> Session:
         return self
@@ -226,24 +237,87 @@ class Session:
             self.state,
             platforms=self.platforms,
             resolve=Bases(
-                lambda: self._base_client, lambda: self.engine, self.state, self.platforms, self.listener
+                lambda: self._base_client,
+                lambda: self.engine,
+                self.state,
+                self.platforms,
+                self.listener,
+                {base.name: base.digest for base in self.lock.bases} if self.lock and self.request.locked else {},
             ).resolve,
             source_date_epoch=self.settings.source_date_epoch,
+            locked=self.lock.checkpoint if self.lock else None,
+            take=self._take,
         )
+
+    @cached_property
+    def lock(self) -> Lock | None:
+        """What the project was last built with; None where that was not written down."""
+        return read(self.project.lock) if self.project.lock is not None else None
+
+    @property
+    def _lock_name(self) -> str:
+        return self.project.lock.name if self.project.lock is not None else "layerkit.lock"
+
+    def _take(self, path: str, ownership: Ownership) -> Elsewhere:
+        """The weights of the image that ``checkpoint.path`` names."""
+        known = self.lock.checkpoint if self.lock is not None else None
+        held = known.source if known is not None and known.path == path and self.request.locked else ""
+        return image_at(self.client, path, ownership, held)
+
+    def _held(self, inputs: Inputs) -> Inputs:
+        """*inputs*, all of them known, if they are those of the lock.
+
+        Raises:
+            ConfigurationError, IntegrityError: they are not.
+        """
+        checkpoint = inputs.checkpoint
+        if checkpoint is not None and inputs.project.checkpoint and inputs.project.checkpoint.placement != "volume":
+            checkpoint = hashed(checkpoint, self.state)
+            inputs = replace(inputs, checkpoint=checkpoint)
+        hold(self.lock, lock_of(inputs, checkpoint, (), "", self.lock), self._lock_name)
+        return inputs
+
+    def _found(self, inputs: Inputs, present: Present) -> Inputs:
+        """*inputs* with the layers of weights that are not here, which the destination does not have.
+
+        Raises:
+            CheckpointError: no registry has them, or it is the files that are needed.
+        """
+        checkpoint, wanted = inputs.checkpoint, inputs.project.checkpoint
+        if checkpoint is None or checkpoint.elsewhere is None or wanted is None or wanted.placement == "volume":
+            return inputs
+        elsewhere = checkpoint.elsewhere
+        if self.request.way == "buildkit" and wanted.placement == "layer":
+            raise _needs_files(elsewhere, "--way buildkit gives BuildKit the files")
+        if present.checkpoint is None:
+            also = (self.project.cache.repository, self.project.image.name)
+            remote = find_layers(self.client, elsewhere, also, self._where, self._fetched.add)
+            if self.destination.kind == "docker" and any(b.stored and b.known != b.stored.diff_id for b in remote):
+                raise _needs_files(
+                    elsewhere, "the registry has its layers compressed, and docker load takes them plain"
+                )
+            checkpoint = replace(checkpoint, remote=remote)
+        origin = checkpoint.remote[0] if checkpoint.remote else None
+        place = f"{origin.host}/{origin.repository}" if origin else self._where
+        self.listener(Note(f"checkpoint  {elsewhere.said}; taken from {place}: {elsewhere.digest}"))
+        return replace(inputs, checkpoint=checkpoint)
 
     def plan(self) -> Plan:
         """Look at both sides, and decide."""
         with self._phase("plan"):
             _ = self.destination  # a wrong one is said before anything is asked or read
             inputs = self.inputs()
+            if self.request.locked:
+                inputs = self._held(inputs)
             keys = {platform: inputs.runtime_key(platform) for platform in inputs.platforms}
             key = inputs.checkpoint.key if inputs.checkpoint else None
             present = self.destination.look(keys, key, self.tags)
             if self.request.way == "compose":
                 inputs, present = recognise(inputs, present, self.state, self.destination.checkpoint, self.listener)
+            inputs = self._found(inputs, present)
             decided = decide(
                 inputs,
-                replace(present, mounts_base=self._mounts_base),
+                replace(present, mounts_base=self._mounts_base, host=self._host),
                 destination=self.destination.describe(),
                 tags=self.tags,
                 way=self.request.way,
@@ -271,7 +345,29 @@ class Session:
         """
         result = self._remembered(replace(self._build(plan), plan=plan))
         self.state.put(_RATES, self._where, learn(self.rates, plan, result).to_json())
+        self._write_lock(plan)
         return result
+
+    def _write_lock(self, plan: Plan) -> None:
+        """What was built, written down. The image is there by now: what cannot be written is said, and no failure."""
+        path, settled = self.project.lock, self._settled
+        if path is None or settled is None or self.request.locked:
+            return
+        checkpoint, layers = settled
+        try:
+            dvc = ""
+            if checkpoint is not None and self.project.checkpoint is not None:
+                where = self.project.checkpoint.path
+                checkpoint, dvc = with_sources(checkpoint, where, self.project.root, self.state, self.listener)
+            home = self.project.cache.repository or self.project.image.name
+            repository = Reference.parse(home).name if self.destination.kind == "registry" else ""
+            new = lock_of(plan.inputs, checkpoint, layers, repository, self.lock, dvc)
+            found = differences(self.lock, new) if self.lock is not None else ()
+            if write(path, new):
+                said = "; ".join(map(str, found)) or ("updated" if self.lock is not None else "written")
+                self.listener(Note(f"{path.name}: {said}"))
+        except LayerkitError as error:
+            self.listener(Note(f"the image is built, and {path.name} is not written: {error}", "warning"))
 
     def _build(self, plan: Plan) -> Result:
         if plan.way == "buildkit":
@@ -280,6 +376,9 @@ class Session:
             return self._build_composed(plan)
         except (_CannotCompose, RefusedError) as error:
             if not plan.platforms_to_build and not isinstance(error, _CannotCompose):
+                raise
+            elsewhere = plan.inputs.checkpoint.elsewhere if plan.inputs.checkpoint is not None else None
+            if elsewhere is not None and plan.pack:
                 raise
             why = f"composing was not possible: {error}"
             self.listener(Note(f"{why}; BuildKit builds the whole image", "warning"))
@@ -312,6 +411,7 @@ class Session:
             if inside and any(runtime.placeholder is None for runtime in runtimes.values()):
                 raise _CannotCompose("what BuildKit built has no placeholder layer (is the COPY line's stage built?)")
             finished = assemble(inputs, runtimes, layers if inside else (), content, key)
+            self._settled = (packed.checkpoint if packed else inputs.checkpoint, tuple(layers))
             unchanged = not plan.platforms_to_build and not plan.pack and not plan.tags_to_move
             published = (
                 Published(self.destination.identity(finished), 0)
@@ -407,21 +507,24 @@ class Session:
         with self._phase("checkpoint"):
             count = _Count()
             known = checkpoint.made.hashed() if checkpoint.made is not None else {}
+            known |= {index: Hashed(layer.known) for index, layer in enumerate(checkpoint.remote) if layer.known}
             # Docker unpacks what it is given at once: nothing is gained there.
             compression = "none" if self.destination.kind == "docker" else checkpoint.recipe.compression
             blueprints = [replace(blueprint, compression=compression) for blueprint in checkpoint.blueprints]
             packer = Packer(blueprints, count.add, known).start()
             try:
                 sent = self.destination.send(packer, self.listener, self._stop.is_set)
-                checkpoint = checkpoint.packed(packer.hashed(), self.state, count.add)
+                if checkpoint.elsewhere is None:
+                    checkpoint = checkpoint.packed(packer.hashed(), self.state, count.add)
             finally:
                 packer.stop()
             key, content = checkpoint.key, checkpoint.digest
             assert key is not None and content is not None
             kept = self.destination.keep_checkpoint(
-                sent.layers, key, content, checkpoint.ownership, packer, checkpoint.weights
+                sent.layers, key, content, checkpoint.ownership, packer, checkpoint.weights, checkpoint.location
             )
-            return _Packed(packer, replace(sent, uploaded=sent.uploaded + kept), key, content, count.value)
+            sent = replace(sent, uploaded=sent.uploaded + kept)
+            return _Packed(packer, sent, key, content, count.value, checkpoint)
 
     def _build_whole(self, plan: Plan) -> Result:
         """BuildKit builds the same Dockerfile with the real checkpoint, and delivers the image itself."""
@@ -455,6 +558,12 @@ class Session:
             self._seconds(),
             plan.why,
         )
+
+    @property
+    def _host(self) -> str:
+        """Of the registry that the checkpoint's layers go to; "" where they go to none."""
+        home = self.project.cache.repository or self.project.image.name
+        return Reference.parse(home).host if self.destination.kind == "registry" else ""
 
     @cached_property
     def _mounts_base(self) -> bool:
@@ -508,6 +617,7 @@ class Session:
             sent.dropped if sent else 0,
             self._seconds(),
             plan.why,
+            fetched=self._fetched.value,
         )
 
 
@@ -522,6 +632,11 @@ class _Packed:
     key: str
     content: Digest
     read: int
+    checkpoint: CheckpointInputs
+
+
+def _needs_files(elsewhere: Elsewhere, why: str) -> CheckpointError:
+    return CheckpointError(f"checkpoint: {elsewhere.complaint}; {why}", hint=elsewhere.hint or "name files")
 
 
 class _Count:
@@ -574,6 +689,8 @@ def bake_definition(project: Project, *, tags: Sequence[str] = (), settings: Set
     with Session(project, request, settings or Settings.from_environment()) as session:
         inputs = session.inputs()
         context = ""
+        if inputs.checkpoint is not None and inputs.checkpoint.elsewhere is not None:
+            raise _needs_files(inputs.checkpoint.elsewhere, "bake gives BuildKit the files")
         if inputs.checkpoint is not None and inputs.checkpoint.recipe.format != "keep":
             raise ConfigurationError(
                 "checkpoint.format = 'safetensors': bake gives BuildKit the files as they are",

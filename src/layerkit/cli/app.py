@@ -130,6 +130,11 @@ def _destination_options(command: F) -> F:
         ),
         click.option("--no-cache", is_flag=True, help="Build base, dependencies and code anew."),
         click.option(
+            "--locked",
+            is_flag=True,
+            help="Take the base that layerkit.lock names; fail before anything is sent where the lock would change.",
+        ),
+        click.option(
             "--platform",
             "platforms",
             multiple=True,
@@ -251,6 +256,7 @@ def build(
     platforms: tuple[str, ...],
     builder: str,
     no_cache: bool,
+    locked: bool,
     folder: Path,
     file: Path | None,
     overrides: tuple[str, ...],
@@ -286,6 +292,7 @@ def build(
                 tags=tags,
                 builder=builder,
                 no_cache=no_cache,
+                locked=locked,
                 pull=pull,
                 strict_cache=strict_cache,
                 way=way,
@@ -331,6 +338,7 @@ def plan(
     platforms: tuple[str, ...],
     builder: str,
     no_cache: bool,
+    locked: bool,
     folder: Path,
     file: Path | None,
     overrides: tuple[str, ...],
@@ -346,7 +354,7 @@ def plan(
     with _json_errors(as_json):
         where = _destination(push, load, output, platforms)
         project = _load(folder, file, overrides)
-        found = look(project, tags=tags, builder=builder, no_cache=no_cache, listener=notes, **where)
+        found = look(project, tags=tags, builder=builder, no_cache=no_cache, locked=locked, listener=notes, **where)
         if as_json:
             print(json.dumps(found.to_json(), indent=2))
         else:

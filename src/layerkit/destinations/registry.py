@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from ..assemble import Assembled, Runtime, checkpoint_image
-from ..checkpoint import Ownership, Packer
+from ..checkpoint import Blueprint, Ownership, Packer
+from ..checkpoint.elsewhere import RemoteBlueprint
 from ..engine import BakeResult
 from ..errors import ConflictError, IntegrityError
 from ..events import Listener
@@ -192,7 +193,16 @@ class RegistryDestination:
     # ------------------------------------------------------------------------------------------------- the checkpoint
 
     def send(self, packer: Packer, listener: Listener, stopped: Callable[[], bool]) -> Sent:
-        return Sending(self.cache, self.state, packer, listener, self._layer_jobs).run(stopped)
+        mounted = frozenset(index for index, layer in enumerate(packer.blueprints) if self._mount(layer))
+        return Sending(self.cache, self.state, packer, listener, self._layer_jobs, mounted).run(stopped)
+
+    def _mount(self, layer: Blueprint) -> bool:
+        """Take over a layer that another repository of this registry has, unless it is here."""
+        if not isinstance(layer, RemoteBlueprint) or layer.known is None or layer.host != self.cache.host:
+            return False
+        if layer.repository == self.cache.repository or self.cache.exists(layer.known, layer.size):
+            return False
+        return self.cache.mount(layer.known, layer.repository)
 
     def keep_checkpoint(
         self,
@@ -202,8 +212,9 @@ class RegistryDestination:
         ownership: Ownership,
         packer: Packer | None,
         weights: Digest | None = None,
+        location: str = "",
     ) -> int:
-        image = checkpoint_image(layers, key, content, ownership, weights)
+        image = checkpoint_image(layers, key, content, ownership, weights, location)
         sent = self._put_config(self.cache, image)
         self._put_manifest(self.cache, image.manifest, checkpoint_tag(key), _contents([image], packer))
         return sent + len(image.manifest.raw)
