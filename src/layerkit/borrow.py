@@ -66,10 +66,9 @@ def image_at(client: Client, path: str, ownership: Ownership, locked: str = "") 
         location or ownership.target.rstrip("/"),
         f"the layers of {source}",
         f"the layers of {source} are needed",
-        "",
-        layers,
-        reference.name,
-        source,
+        layers=layers,
+        repository=reference.name,
+        source=source,
         weights=Digest.parse(weights) if weights else None,
         samples=tuple(image.manifest.annotations.get(SAMPLES, "").split()),
     )

@@ -60,10 +60,12 @@ def refer(
     return _locked(locked, f"{shown} is not here", name, hint)
 
 
-def differs(locked: LockedCheckpoint, pattern: str, ownership: Ownership, recipe: Recipe) -> tuple[Difference, ...]:
-    """What ``[checkpoint]`` says now that it did not say when *locked* was written."""
+def differs(
+    locked: LockedCheckpoint, pattern: str, ownership: Ownership, recipe: Recipe | None
+) -> tuple[Difference, ...]:
+    """What ``[checkpoint]`` says now that it did not say when *locked* was written. *recipe*: None of an image."""
     place = LockedCheckpoint(pattern, "", locked.digest, ownership, {}, "").place
-    return tuple(settings_differ(locked, {"path": pattern, **place, **recipe.settings}))
+    return tuple(settings_differ(locked, {"path": pattern, **place, **(recipe.settings if recipe else {})}))
 
 
 def _same_settings(
@@ -81,9 +83,10 @@ def _locked(locked: LockedCheckpoint, what: str, name: str, hint: str) -> Elsewh
         locked.key,
         locked.digest,
         locked.location,
-        f"{what}, and {name} says which weights it is",
+        what,
         f"{what}; {name} says that it is {locked.digest}",
         hint,
+        f"as {name} says",
         locked.layers,
         locked.repository,
         files=locked.files,
@@ -124,7 +127,7 @@ def _pointed(
         checkpoint_key(digests, ownership, (*recipe.limits, *recipe.compressed)),
         content_digest(digests),
         str(Path(ownership.target, paths[0]) if len(paths) == 1 else Path(ownership.target)),
-        f"{what}, which says which weights it is",
+        what,
         f"{what}, and {against}",
         hint,
         files=tuple(files),

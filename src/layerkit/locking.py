@@ -7,18 +7,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from .byreference import differs
 from .checkpoint import File, Ownership, Packer
 from .checkpoint.elsewhere import KnownFile
 from .checkpoint.made import hash_content
 from .checkpoint.pointers import dvc_folder, read_dvc
-from .errors import CheckpointError, ConfigurationError, IntegrityError, LayerkitError
+from .errors import CheckpointError, ConfigurationError, IntegrityError, LayerkitError, printable
 from .events import Listener, Note
 from .fingerprint import CheckpointInputs, Inputs
 from .lock import Difference, Lock, LockedBase, LockedCheckpoint, differences
-from .oci import Layer
+from .oci import Digest, Layer
 from .state import State
 
-__all__ = ["contradiction", "hashed", "hold", "lock_of", "with_sources"]
+__all__ = ["check_lock", "hashed", "hold", "lock_of", "with_sources"]
 
 _MD5 = "md5"  # kind of record
 
@@ -99,6 +100,55 @@ def hold(lock: Lock | None, now: Lock, name: str) -> None:
     found = differences(lock, now)
     if found:
         raise contradiction(found, f"--locked: {name} would change")
+
+
+def check_lock(lock: Lock | None, inputs: Inputs) -> str:
+    """What can be said of *lock* without a registry, and without reading the weights.
+
+    Returns:
+        "none" where there is no lock; "agrees"; or "sizes" where the weights were never hashed here, and their sizes
+        agree.
+
+    Raises:
+        ConfigurationError, IntegrityError: it says other things than the project.
+    """
+    if lock is None:
+        return "none"
+    digests = {base.name: base.digest for base in lock.bases}
+    bases = [LockedBase(name, digests.get(name, Digest.of(b""))) for name in inputs.bases]
+    checkpoint, wanted, locked = inputs.checkpoint, inputs.project.checkpoint, lock.checkpoint
+    # A base of the local Docker has no entry: its digest means nothing elsewhere.
+    found = [*differences(Lock(lock.bases), Lock(tuple(bases)))] if lock.bases else []
+    said = "agrees"
+    if checkpoint is None or wanted is None or wanted.placement == "volume" or locked is None:
+        here = wanted is not None and wanted.placement != "volume"
+        if here != (locked is not None):
+            found.append(
+                Difference("checkpoint", locked.path if locked else "", wanted.path if here and wanted else "")
+            )
+    elif checkpoint.elsewhere is not None and not checkpoint.elsewhere.files:
+        said = "sizes"  # of an image nobody was asked for
+        found += differs(locked, wanted.path, checkpoint.ownership, None)
+    else:
+        found += differs(locked, wanted.path, checkpoint.ownership, checkpoint.recipe)
+        found += _content_differs(locked, checkpoint)
+        said = "agrees" if checkpoint.known else "sizes"
+    if found:
+        raise contradiction(found, "layerkit.lock" if inputs.project.lock is None else inputs.project.lock.name)
+    return said
+
+
+def _content_differs(locked: LockedCheckpoint, checkpoint: CheckpointInputs) -> Sequence[Difference]:
+    if checkpoint.known:
+        same = checkpoint.key == locked.key
+        return [] if same else [Difference("weights", str(locked.digest), str(checkpoint.digest), True)]
+    files = checkpoint.files
+    before, now = {f.path: f.size for f in locked.files}, {f.path: f.size for f in files}
+    return [
+        Difference(f"size of {printable(path)}", str(before.get(path, "")), str(now.get(path, "")), True)
+        for path in sorted(before.keys() | now.keys())
+        if before.get(path) != now.get(path)
+    ]
 
 
 def contradiction(found: Sequence[Difference], what: str) -> LayerkitError:

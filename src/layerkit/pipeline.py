@@ -299,7 +299,8 @@ class Session:
             checkpoint = replace(checkpoint, remote=remote)
         origin = checkpoint.remote[0] if checkpoint.remote else None
         place = f"{origin.host}/{origin.repository}" if origin else self._where
-        self.listener(Note(f"checkpoint  {elsewhere.said}; taken from {place}: {elsewhere.digest}"))
+        by = f", {elsewhere.by}" if elsewhere.by else ""
+        self.listener(Note(f"checkpoint  {elsewhere.said}; taken from {place}{by}: {elsewhere.digest}"))
         return replace(inputs, checkpoint=checkpoint)
 
     def plan(self) -> Plan:

@@ -304,7 +304,8 @@ def _checkpoint(inputs: Inputs, present: Present, pack: bool, way: Way) -> list[
         if checkpoint.made is not None and checkpoint.made.read and checkpoint.weights is not None:
             reason = f"hashed: the same tensors (weights hash {checkpoint.weights.short}); {reason}"
         if checkpoint.elsewhere is not None:
-            reason = f"{checkpoint.elsewhere.said}; {reason}"
+            by = f", {checkpoint.elsewhere.by}" if checkpoint.elsewhere.by else ""
+            reason = f"{checkpoint.elsewhere.said}; {reason}{by}"
         there = tuple(PartPlan(part.name, part.size, False) for part in checkpoint.parts)
         return [LayerPlan("checkpoint", action, reason, parts=there if len(there) > 1 else ())]
     parts = tuple(PartPlan(part.name, part.size, _changed(part, present)) for part in checkpoint.parts)
@@ -324,7 +325,8 @@ def _borrowed(checkpoint: CheckpointInputs, present: Present) -> LayerPlan:
     home = sorted({f"{layer.host}/{layer.repository}" for layer in checkpoint.remote})
     mounts = {layer.host for layer in checkpoint.remote} == {present.host}
     way = "mounted from {}, or streamed where the registry refuses that" if mounts else "streamed from {}, to no file"
-    reason = f"{checkpoint.elsewhere.said}; {way.format(', '.join(home))}"
+    by = f", {checkpoint.elsewhere.by}" if checkpoint.elsewhere.by else ""
+    reason = f"{checkpoint.elsewhere.said}; {way.format(', '.join(home))}{by}"
     action: Action = "mounted" if mounts else "packed"
     return LayerPlan("checkpoint", action, reason, 0, size, False, parts if len(parts) > 1 else ())
 

@@ -40,7 +40,7 @@ MAY: dict[str, set[str]] = {
         "oci", "errors", "events", "state", "checkpoint", "registry", "runtime", "engine", "assemble", "planner",
     },
     "borrow": {"oci", "errors", "checkpoint", "assemble", "registry", "destinations"},
-    "locking": {"oci", "errors", "events", "state", "checkpoint", "fingerprint", "lock"},
+    "locking": {"oci", "errors", "events", "state", "checkpoint", "fingerprint", "lock", "byreference"},
     "recognise": {"oci", "events", "state", "fingerprint", "planner"},
     "request": {"oci", "errors", "project"},
     "forecast": {"planner", "results"},
@@ -58,7 +58,8 @@ MAY: dict[str, set[str]] = {
     "testing": {"oci", "errors", "registry"},
     "cli": {
         "_version", "oci", "errors", "events", "settings", "state", "project", "runtime", "fingerprint", "planner",
-        "pipeline", "results", "doctor", "lint", "checkpoint", "forecast", "bases", "anatomy", "units", "start",
+        "lock", "locking", "pipeline", "results", "doctor", "lint", "checkpoint", "forecast", "bases", "anatomy",
+        "units", "start",
     },
     "lint": {"errors", "oci", "runtime"},
     "start": {"errors", "lint", "project", "runtime"},

@@ -36,7 +36,7 @@ class Elsewhere:
         key: of their layers; None where nobody was asked yet.
         digest: what they are called.
         location: where a program finds them in the image.
-        said: in one clause, what stands here instead, and who says which weights they are.
+        said: what is here instead; ``by``: who says which weights they are, as in "as layerkit.lock says".
         complaint, hint: what is wrong where no registry has them, and what to do.
         layers: as far as they are known.
         repository: that had them when they were locked, or whose image ``checkpoint.path`` names; "" for none.
@@ -52,6 +52,7 @@ class Elsewhere:
     said: str
     complaint: str
     hint: str = ""
+    by: str = ""
     layers: tuple[Layer, ...] = ()
     repository: str = ""
     source: str = ""

@@ -367,26 +367,44 @@ def plan(
             raise click.exceptions.Exit(10)
 
 
+_LOCK = {
+    "none": "there is none yet, build writes it",
+    "agrees": "agrees",
+    "sizes": "agrees as far as can be known without reading the weights",
+}
+
+
 @cli.command()
 @_project_options
 @click.option("--json", "as_json", is_flag=True, help="Print one object.")
 def check(folder: Path, file: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Check the project without building: its file, its code, its checkpoint, its Dockerfile."""
+    """Check the project without building: its file, its code, its checkpoint, its Dockerfile, its lock.
+
+    The lock contradicts where it is of another base, of other settings of [checkpoint] (exit 2) or of other weights
+    (exit 8). Nothing is read but what says so: no registry is asked, and of weights that were never hashed here only
+    the sizes are compared.
+    """
     from ..fingerprint import Base, fingerprint
+    from ..lock import read
+    from ..locking import check_lock
     from ..settings import Settings
     from ..state import State
 
     with _json_errors(as_json):
         project = _load(folder, file, overrides)
         settings = Settings.from_environment()
+        lock = read(project.lock) if project.lock is not None else None
         with State(settings.state_folder) as state:
             inputs = fingerprint(
                 project,
                 state,
                 platforms=tuple(project.image.platforms) or (settings.platform,),
                 resolve=lambda reference: Base(),
+                locked=lock.checkpoint if lock else None,
             )
-        files = inputs.checkpoint.files if inputs.checkpoint else ()
+        agrees = check_lock(lock, inputs)
+        away = inputs.checkpoint.elsewhere if inputs.checkpoint else None
+        files = away.files if away else inputs.checkpoint.files if inputs.checkpoint else ()
         if as_json:
             document = {
                 "schema_version": 1,
@@ -395,6 +413,8 @@ def check(folder: Path, file: Path | None, overrides: tuple[str, ...], as_json: 
                 "context_bytes": sum(f.size for f in inputs.files),
                 "checkpoint_files": len(files),
                 "checkpoint_bytes": sum(f.size for f in files),
+                "checkpoint_here": away is None,
+                "lock": agrees,
             }
             print(json.dumps(document, indent=2))
         else:
@@ -402,9 +422,13 @@ def check(folder: Path, file: Path | None, overrides: tuple[str, ...], as_json: 
 
             print(f"image        {project.image.name}")
             print(f"to builder   {len(inputs.files)} files, {size(sum(f.size for f in inputs.files))}")
-            if inputs.checkpoint is not None:
+            if inputs.checkpoint is not None and (files or away is None):
                 total = size(sum(f.size for f in files))
                 print(f"checkpoint   {len(files)} file{'s'[: len(files) != 1]}, {total} → {inputs.checkpoint.location}")
+            if inputs.checkpoint is not None and away is not None:
+                print(f"             {away.said or (project.checkpoint and project.checkpoint.path)}")
+            if project.lock is not None:
+                print(f"lock         {printable(project.lock.name)}: {_LOCK[agrees]}")
             print("ok")
 
 

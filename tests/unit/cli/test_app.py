@@ -311,13 +311,13 @@ def test_build_asks(run: Run, asked: dict[str, Any]) -> None:
     write_project(Path())
     run("build", "-t", "v1", "--tag", "v2", "--push", "--platform", "linux/amd64,linux/arm64", "--platform",
         "linux/arm/v7", "--builder", "big", "--no-cache", "--pull", "--strict-cache", "--way", "buildkit",
-        "--layer-jobs", "3")  # fmt: skip
+        "--layer-jobs", "3", "--locked")  # fmt: skip
     asked.pop("listener")
     assert asked.pop("project").image.name == "registry.example/acme/resnet"
     assert asked == {
         "tags": ("v1", "v2"), "push": True, "output": "", "platforms": ["linux/amd64", "linux/arm64", "linux/arm/v7"],
         "builder": "big", "no_cache": True, "pull": True, "strict_cache": True, "way": "buildkit",
-        "layer_jobs": 3,
+        "layer_jobs": 3, "locked": True,
         "planned": None,
     }  # fmt: skip
 
