@@ -149,6 +149,7 @@ _LATER = {
     "doctor": "Try what a build needs: docker, the builder, the registry.",
     "inspect": "Say what an image is made of, by role, and what a change costs.",
     "lint": "Say what an expert would of a Dockerfile of a PyTorch service.",
+    "verify": "Say whether an image's weights are the approved ones.",
 }
 _HOME = {"diff": "inspect"}  # where a command is not in the module of its name
 
