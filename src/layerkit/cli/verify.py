@@ -94,7 +94,7 @@ def _verdict(found: Verification) -> str:
 
 def _image(found: Verification, image: VerifiedImage) -> list[str]:
     read = image.read
-    parts = [f"{size(read.checkpoint)} of {_many(image.layers_read, 'checkpoint layer')}"]
+    parts = [f"{size(read.checkpoint)} of the checkpoint ({image.layers_read} of {_many(len(image.layers), 'layer')})"]
     parts += [f"{size(read.above)} of layers above"] if read.above else []
     parts += [f"{size(read.looks)} to look into layers"] if read.looks else []
     by = f"{_many(image.tensors, 'tensor')}" if image.way == "tensors" and image.tensors else _WAYS[image.way]

@@ -178,7 +178,7 @@ def _content(member: tarfile.TarInfo, forward: _Forward) -> Iterator[memoryview]
         left -= len(part)
         yield part
     if left:
-        raise tarfile.ReadError("unexpected end of data")
+        raise IntegrityError("it is cut off")
 
 
 def _path(name: str) -> str:

@@ -10,12 +10,12 @@ from pathlib import Path, PurePosixPath
 from ..checkpoint import File, Ownership, arrange, find
 from ..checkpoint.hashing import combine, hash_weights
 from ..checkpoint.made import hash_content
-from ..checkpoint.opening import look
+from ..checkpoint.opening import Contents, look
 from ..checkpoint.pack import Blueprint, Packer
 from ..checkpoint.recipe import Recipe, open_checkpoint
 from ..checkpoint.virtual import VirtualFile
 from ..checkpoint.weights import TensorInfo
-from ..errors import LayerkitError
+from ..errors import CheckpointError, LayerkitError
 from ..oci import Digest
 from .scan import Known, Tensors
 
@@ -52,8 +52,34 @@ class Approved:
 
     @cached_property
     def digests(self) -> Mapping[str, Digest]:
-        """Path -> sha256 of each file."""
-        return {file.path: hash_content(file, self.on_read) for file in self.files}
+        """Path -> sha256 of each file; read where packing it did not give them."""
+        return {file.path: self._hashed.get(file.path) or hash_content(file, self.on_read) for file in self.files}
+
+    @cached_property
+    def _hashed(self) -> dict[str, Digest]:
+        return {}
+
+    def holds_weights(self, key: str = "") -> bool:
+        """Whether ``tensors`` gives some, by headers alone.
+
+        Raises:
+            CheckpointError: damaged, or a pickle that asks for unsafe globals.
+        """
+        return self._contents(key).weights is not None
+
+    @cached_property
+    def _looked(self) -> dict[str, Contents]:
+        return {}
+
+    def _contents(self, key: str) -> Contents:
+        if key not in self._looked:
+            found = look(self.path.expanduser(), key)
+            if found.unsafe:
+                raise CheckpointError(
+                    f"checkpoint: {found.reason}", hint="layerkit checkpoint inspect lists what it asks for"
+                )
+            self._looked[key] = found
+        return self._looked[key]
 
     @cached_property
     def _by_key(self) -> dict[str, Mapping[str, Tensors] | None]:
@@ -61,7 +87,7 @@ class Approved:
 
     def _by_file(self, key: str) -> Mapping[str, Tensors] | None:
         if key not in self._by_key:
-            weights = look(self.path.expanduser(), key).weights
+            weights = self._contents(key).weights
             found: dict[str, dict[str, tuple[TensorInfo, Digest]]] = {}
             if weights is not None:
                 digests = hash_weights(weights, on_read=self.on_read).tensors
@@ -132,6 +158,8 @@ class Approved:
                 known[place] = Known(content.size, digest, form, tensors)
                 if isinstance(content, File):
                     sources[place] = self.files[0].path if len(files) == 1 else content.path
+                    if digest is not None:
+                        self._hashed[sources[place]] = digest
             made.append(LocalLayer(found.digest, known, sources))
         return tuple(made)
 

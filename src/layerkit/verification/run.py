@@ -204,33 +204,45 @@ class _Job:
                 seen = self._seen(known)
                 tensors, _ = united(seen.files.items())
                 return self._result("layers", seen, [], tensors, self._content(seen))
-        plain = approved.tensors(self.key)
-        nodes = self.layers.weights((i for i in subject.own if i not in same), tensors=plain is not None)
+        lacking: LocalResourceError | None = None
+        try:
+            weights = approved.holds_weights(self.key)
+        except LocalResourceError as error:  # the files may be the same
+            weights, lacking = False, error
+        nodes = self.layers.weights((i for i in subject.own if i not in same), tensors=weights)
         for index, layer in same.items():
-            nodes[index] = _nodes(approved.completed(layer, self.key) if plain is not None else layer.files)
-        seen = self._seen(nodes)
-        relevant = {path: known for path, known in seen.files.items() if subject.ours or known.format}
-        exact = set(approved.digests.values())
-        relevant |= {path: known for path, known in seen.files.items() if known.digest in exact}
-        by_files = compare_files(approved.digests, relevant, all_of=True)
+            nodes[index] = _nodes(approved.completed(layer, self.key) if weights else layer.files)
+        found = self._compared(approved, made, self._seen(nodes), weights)
+        if lacking is not None and not found.holds and not self.layers.failures:
+            raise lacking
+        return found
+
+    def _compared(self, approved: Approved, made: Sequence[LocalLayer], seen: View, weights: bool) -> VerifiedImage:
+        """By tensors, of what packing gave and else of the file itself; else by files, which may differ in those."""
+        ours = self.subject.ours
+        tensors, why = united((path, known) for path, known in seen.files.items() if ours or known.format)
+        converted, _ = united(item for layer in made for item in layer.files.items())
         content = self._content(seen)
+        if converted and tensors and not compare_tensors(converted, tensors):
+            return self._result("tensors", seen, [], tensors, content)
+        exact = set(approved.digests.values())
+        relevant = {p: known for p, known in seen.files.items() if ours or known.format or known.digest in exact}
+        by_files = compare_files(approved.digests, relevant, all_of=True)
         if not by_files:
-            return self._result("files", seen, [], united(seen.files.items())[0], content)
-        tensors, why = united(relevant.items())
-        converted = united(item for layer in made for item in layer.files.items())[0]
-        choices = [choice for choice in (converted, plain) if choice]
-        if tensors is None or not choices:
-            if plain is not None:
+            return self._result("files", seen, [], tensors, content)
+        if not weights or tensors is None:
+            if weights:
                 self._raise_missing(seen)
                 self.notes.append(f"compared by files, for its tensors are not to be had: {why}")
-            return self._result("files", seen, list(by_files), None, content)
+            elif tensors:
+                self.notes.append("compared by files, for the approved ones are in no format of weights")
+            return self._result("files", seen, by_files, tensors, content)
+        choices = [choice for choice in (converted, approved.tensors(self.key)) if choice]
         mismatches = min((compare_tensors(choice, tensors) for choice in choices), key=len)
-        if not mismatches:
-            others = [m for m in by_files if m.found and m.name in relevant and not relevant[m.name].format]
-            if others:
-                names = ", ".join(PurePosixPath(m.name).name for m in others[:5])
-                self.notes.append(f"files that hold no weights differ: {names}")
-        return self._result("tensors", seen, list(mismatches), tensors, content)
+        others = [PurePosixPath(m.name).name for m in by_files if m.found and not relevant[m.name].format]
+        if others and not mismatches:
+            self.notes.append(f"files that hold no weights differ: {', '.join(others[:5])}")
+        return self._result("tensors", seen, mismatches, tensors, content)
 
     # ------------------------------------------------------------------------------------------------ what it takes
 
