@@ -178,6 +178,7 @@ _LATER = {
     "inspect": "Say what an image is made of, by role, and what a change costs.",
     "init": "Look at the project, and write a commented layerkit.toml.",
     "lint": "Say what an expert would of a Dockerfile of a PyTorch service.",
+    "verify": "Say whether an image's weights are the approved ones.",
 }
 _HOME = {"diff": "inspect"}  # where a command is not in the module of its name
 
