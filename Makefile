@@ -7,7 +7,7 @@ PYTEST := .venv/bin/python -m pytest
 WITH_ENGINE := tools/setup --engine; eval "$$(tools/engine env)"
 export PYTHON
 
-.PHONY: help demo test check lint bench setup engine-down clean
+.PHONY: help demo test check lint docs bench setup engine-down clean
 
 help:  ## This list.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,6 +23,10 @@ check: lint  ## Lint, types and the tests that need no engine; under 90 s.
 
 lint: setup
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check -q . && .venv/bin/mypy
+
+docs: setup  ## The documentation site, strictly, into docs/_build/html.
+	@.venv/bin/python -m sphinx -E -a -W --keep-going -q -b html docs docs/_build/html
+	@echo docs/_build/html/index.html
 
 bench:  ## Beside what people use today: make bench SIZE=2GiB.
 	@$(WITH_ENGINE); .venv/bin/python benchmarks/bench.py --size $(SIZE) $(ARGS)

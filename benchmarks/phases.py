@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import shards
 from harness import MIB, BenchError, Done, Engine, Measured, layerkit, run, say, settle
 from projects import LOAD, SWAP, Contestant, Project, said
 
@@ -26,6 +27,7 @@ class Bench:
         patience: seconds to wait, before each measurement, for others on the machine to be quiet.
         runs: phase -> everything measured, in the order in which it was.
         skipped: what was not measured, and why.
+        prefix: of the repositories' names.
     """
 
     engine: Engine
@@ -36,6 +38,7 @@ class Bench:
     runs: dict[str, list[Measured]] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
     least_free: int = 1 << 62
+    prefix: str = "bench"
 
     @property
     def cheap_rounds(self) -> int:
@@ -44,7 +47,7 @@ class Bench:
     def project(self, name: str, size: int) -> Project:
         folder = self.work / name
         folder.mkdir()
-        return Project(folder, self.engine, f"{self.engine.registry}/bench/{name}", size)
+        return Project(folder, self.engine, f"{self.engine.registry}/{self.prefix}/{name}", size)
 
     def measure(
         self, phase: str, name: str, number: int, work: Callable[[], tuple[Done, dict[str, Any]]], *, quiet: bool = True
@@ -220,4 +223,5 @@ PHASES: dict[str, Callable[[Bench], None]] = {
     "code": code,
     "load": load,
     "pull": pull,
+    **shards.PHASES,
 }

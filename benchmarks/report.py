@@ -90,6 +90,17 @@ def goals(runs: Runs) -> list[Goal]:
     names = [f"docker pull, checkpoint {place} the code" for place in ("above", "under")]
     if ratios := paired(runs.get("pull", []), names[0], names[1]):
         found.append(Goal("pull of new code: checkpoint above over under", "", _ratios(ratios), None))
+    if trained := [run for run in runs.get("head", []) if run.contestant == "head, shards"]:
+        ratio = max(run.facts["bytes"]["uploaded"] / run.facts["changed"] for run in trained)
+        read = max(run.facts["bytes"]["checkpoint_read"] for run in trained)
+        found.append(
+            Goal("a trained head: bytes uploaded over bytes changed", "at most 1.1", f"{ratio:.4f}", ratio <= 1.1)
+        )
+        found.append(Goal("the same: bytes of weights read", "", f"{read / MIB:.0f} MiB", None))
+    if ratios := paired(runs.get("head", []), "head, one file kept", "head, shards"):
+        found.append(Goal("the same: one file kept over shards", "", _ratios(ratios), None))
+    if ratios := paired(runs.get("shards", []), "docker pull, 1 layers", "docker pull, 8 layers"):
+        found.append(Goal("pull of new weights: one layer over eight", "", _ratios(ratios), None))
     return found
 
 

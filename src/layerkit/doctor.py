@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import platform as this
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 from ._version import __version__
-from .engine import Engine
+from .engine import Abilities, Engine
 from .errors import LayerkitError, LocalResourceError, TransientError
 from .oci import Reference
 from .registry import Client, Credentials, Probe
@@ -47,18 +49,41 @@ class Finding:
         return {"name": self.name, "level": self.level, "message": self.said, "fix": self.fix}
 
 
-def examine(settings: Settings, repository: str = "") -> Iterator[Finding]:
+def examine(settings: Settings, repository: str = "", platforms: Sequence[str] = ()) -> Iterator[Finding]:
     """Try everything, one finding after the other; with *repository* (``HOST/NAME``) what it lets us do too.
+
+    Args:
+        platforms: that are to be built, as ``linux/arm64``.
 
     Raises:
         ConfigurationError: *repository* is no name of one.
     """
     reference = Reference.parse(repository) if repository else None
-    yield Finding("layerkit", "pass", f"version {__version__}")
+    python = f"Python {this.python_version()} on {this.system()} {this.machine()}"
+    yield Finding("layerkit", "pass", f"version {__version__}, {python}; {_extras()}")
     yield from _machine(settings)
-    yield from _builder(settings)
+    yield _logins(settings)
+    yield from _builder(settings, platforms)
     if reference is not None:
         yield from _registry(settings, reference)
+
+
+def _extras() -> str:
+    """Which of the optional packages are here."""
+    wanted = {"torch": "torch", "safetensors": "safetensors", "zstandard": "zstd"}
+    missing = [extra for module, extra in wanted.items() if find_spec(module) is None]
+    return f"without {', '.join(missing)}" if missing else "all extras"
+
+
+def _logins(settings: Settings) -> Finding:
+    """Whether Docker's logins can be read: what is missing there fails in the middle of a build."""
+    file = settings.docker_config / "config.json"
+    try:
+        login = Credentials(settings.docker_config, settings.environment).login("docker.io")
+    except LayerkitError as error:
+        return Finding("logins", "warn", error.message, error.hint or "docker login")
+    known = "logged in to" if login is not None else "anonymous at"
+    return Finding("logins", "pass", f"{file if file.is_file() else 'no config.json'}; {known} Docker Hub")
 
 
 def _failed(name: str, error: LayerkitError) -> Finding:
@@ -70,18 +95,8 @@ def _failed(name: str, error: LayerkitError) -> Finding:
 
 def _machine(settings: Settings) -> Iterator[Finding]:
     for name, folder in (("disk", Path(tempfile.gettempdir())), ("state", settings.state_folder)):
-        if folder is None:
-            continue
-        place = folder
-        while not place.exists():
-            place = place.parent
-        free = shutil.disk_usage(place).free
-        said = f"{free / GIB:.1f} GiB free in {place}"
-        if free < _TOO_LITTLE:
-            yield Finding(name, "fail", said, "make room there", LocalResourceError.exit_status)
-        else:
-            fix = "BuildKit keeps its cache on this machine: docker system df" if free < _LITTLE else ""
-            yield Finding(name, "warn" if fix else "pass", said, fix)
+        if folder is not None:
+            yield _room(name, folder)
     if settings.state_folder is not None:
         with State(settings.state_folder) as state:
             state.put("doctor", "tried", __version__)
@@ -97,27 +112,80 @@ def _machine(settings: Settings) -> Iterator[Finding]:
         yield Finding("stat cache", "pass" if kept else "warn", said, fix)
 
 
-def _builder(settings: Settings) -> Iterator[Finding]:
+def _room(name: str, folder: Path) -> Finding:
+    """Room where *folder* is, or will be."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    said = f"{free / GIB:.1f} GiB free in {place}"
+    if free < _TOO_LITTLE:
+        return Finding(name, "fail", said, "make room there", LocalResourceError.exit_status)
+    fix = "docker system df says what takes it; docker buildx prune frees BuildKit's cache" if free < _LITTLE else ""
+    return Finding(name, "warn" if fix else "pass", said, fix)
+
+
+def _builder(settings: Settings, platforms: Sequence[str]) -> Iterator[Finding]:
     engine = Engine(builder=settings.builder, environment=settings.environment)
     try:
         command = " ".join(engine.command)
-        yield Finding("docker", "pass", command)
+        client, server = engine.versions()
+        yield Finding("docker", "pass", f"{command} {client}" + (f", daemon {server}" if server else ""))
         abilities = engine.abilities
     except LayerkitError as error:
-        yield _failed("docker", error)
+        which = (part for part in ("daemon", "builder", "buildx") if part in error.message)
+        yield _failed(next(which, "docker"), error)
         return
     version = engine.ask("buildx", "version").stdout.decode(errors="replace").split()
     yield Finding("buildx", "pass", " ".join(version[1:2]) or "installed")
-    yield Finding("builder", "pass", f"driver {abilities.driver}, image store {abilities.store or 'none'}")
-    if abilities.registry_cache:
-        yield Finding("cache", "pass", "can be exported to a registry")
-    else:
-        yield Finding(
-            "cache",
-            "warn",
-            "cannot be exported to a registry: a fresh machine builds dependencies anew",
-            "switch Docker to the containerd image store, or: docker buildx create --use",
-        )
+    if engine.data_folder is not None:
+        yield _room("images", engine.data_folder)
+    yield from _nodes(engine, abilities.driver, platforms)
+    yield from _abilities(abilities)
+
+
+def _nodes(engine: Engine, driver: str, platforms: Sequence[str]) -> Iterator[Finding]:
+    nodes = engine.nodes()
+    if not nodes:
+        yield Finding("builder", "warn", f"driver {driver}; it names no machine", "docker buildx ls")
+    for node in nodes:
+        version = node.version if node.version.strip("v0.+unkow") else ""  # Debian's daemon says v0.0.0+unknown
+        parts = [f"{node.name}: driver {driver}", node.status, f"BuildKit {version}" if version else ""]
+        said = ", ".join(part for part in parts if part)
+        if node.error:
+            why, fix = f"{said}: {node.error}", "docker buildx inspect --bootstrap, or another builder: --builder NAME"
+            yield Finding("builder", "fail", why, fix, LocalResourceError.exit_status)
+        elif node.status not in ("running", ""):
+            yield Finding("builder", "pass", f"{said}; a build starts it")
+        else:
+            yield Finding("builder", "pass", said)
+    known = list(dict.fromkeys(platform for node in nodes for platform in node.platforms))
+    missing = [platform for platform in platforms if known and platform not in known]
+    if missing:
+        fix = "docker run --privileged --rm tonistiigi/binfmt --install all, or a builder with such a machine"
+        yield Finding("platforms", "warn", f"nothing here builds for {', '.join(missing)}", fix)
+    elif known:
+        yield Finding("platforms", "pass", ", ".join(known))
+
+
+def _abilities(abilities: Abilities) -> Iterator[Finding]:
+    """What the driver with this image store can do; where it cannot, what follows."""
+    stores = {
+        "containerd": "containerd: an image is loaded by its new layers alone",
+        "classic": "classic: an image is loaded by its new layers alone",
+        "": "none: there is no local Docker, so --push or --output oci:DIR",
+    }
+    yield Finding("image store", "pass", stores[abilities.store])
+    fix = "switch Docker to the containerd image store, or: docker buildx create --use"
+    for name, able, can, cannot in (
+        ("cache", abilities.registry_cache, "can be exported to a registry",
+         "cannot be exported to a registry: a fresh machine builds dependencies anew"),
+        ("layouts", abilities.oci_output, "OCI layouts can be written (--output oci:DIR)",
+         "OCI layouts cannot be written (--output oci:DIR)"),
+        ("attest", abilities.registry_cache, "provenance and SBOM can be attached",
+         "provenance and SBOM cannot be attached (builder.attest)"),
+    ):  # fmt: skip
+        yield Finding(name, "pass", can) if able else Finding(name, "warn", cannot, fix)
 
 
 # ------------------------------------------------------------------------------------------------- the registry

@@ -28,7 +28,7 @@ from .runtime.progress import Progress
 if TYPE_CHECKING:
     import python_on_whales
 
-__all__ = ["Abilities", "BakeResult", "Engine", "Loading"]
+__all__ = ["Abilities", "BakeResult", "Engine", "Loading", "Node"]
 
 _NO_DAEMON = "start Docker, or set DOCKER_HOST or the docker context to one that runs"
 _PIPE_SIZE = 1024 * 1024  # bytes: what an unprivileged process may ask for
@@ -66,6 +66,22 @@ class Abilities:
     def keeps_images(self) -> bool:
         """Images that it builds are in the local Docker at once, without an export."""
         return self.driver == "docker"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One machine of a builder.
+
+    Attributes:
+        status: running, inactive, …; version: of its BuildKit, "" where it does not say.
+        platforms: that it builds for; error: why it cannot be reached, or "".
+    """
+
+    name: str
+    status: str = ""
+    version: str = ""
+    platforms: tuple[str, ...] = ()
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,13 +158,61 @@ class Engine:
             raise LocalResourceError(f"docker: cannot be run: {error.strerror}") from None
 
     @cached_property
+    def _info(self) -> subprocess.CompletedProcess[bytes]:
+        return self.ask("info", "--format", "{{json .}}")
+
+    @cached_property
+    def data_folder(self) -> Path | None:
+        """Where the daemon keeps its images, if that is on this machine."""
+        try:
+            folder = json.loads(self._info.stdout or b"{}").get("DockerRootDir")
+        except (ValueError, AttributeError):
+            return None
+        return Path(folder) if isinstance(folder, str) and folder and Path(folder).is_dir() else None
+
+    def versions(self) -> tuple[str, str]:
+        """Of docker's client and of its daemon; "" where it does not say."""
+        found = self.ask("version", "--format", "{{json .}}").stdout
+        try:
+            document = json.loads(found or b"{}")
+        except ValueError:
+            return "", ""
+        sides = [document.get(side) or {} for side in ("Client", "Server")]
+        client, server = (printable(str(side.get("Version") or ""), 100) for side in sides)
+        return client, server
+
+    def nodes(self) -> tuple[Node, ...]:
+        """The machines of the builder, as ``docker buildx inspect`` shows them; none are started for it."""
+        done = self.ask("buildx", "inspect", *((self.builder,) if self.builder else ()))
+        blocks: list[dict[str, str]] = []
+        for line in done.stdout.decode(errors="replace").splitlines():
+            name, colon, value = line.partition(":")
+            if name == "Nodes":
+                blocks.append({})
+            elif name == "Name" and blocks:
+                blocks.append({"Name": value.strip()})
+            elif blocks and colon and not name.startswith(" "):
+                blocks[-1].setdefault(name, printable(value.strip(), 300))
+        return tuple(
+            Node(
+                block["Name"],
+                block.get("Status", ""),
+                block.get("BuildKit version", ""),
+                tuple(part.strip(" *") for part in block.get("Platforms", "").split(",") if part.strip()),
+                block.get("Error", ""),
+            )
+            for block in blocks
+            if "Name" in block
+        )
+
+    @cached_property
     def abilities(self) -> Abilities:
         """What is there to work with.
 
         Raises:
             LocalResourceError: no docker, no buildx, no such builder, or no daemon; each with what to do.
         """
-        done = self.ask("info", "--format", "{{json .}}")
+        done = self._info
         text = done.stderr.decode(errors="replace")
         info: dict[str, Any] = {}
         with contextlib.suppress(ValueError):
@@ -179,7 +243,7 @@ class Engine:
         for line in done.stdout.decode(errors="replace").splitlines():
             name, _, value = line.partition(":")
             if name == "Driver":
-                return value.strip()
+                return value.strip() or "docker"  # nothing stands there where the daemon does not answer
         said = printable(done.stderr.decode(errors="replace").strip(), 300)
         if self.builder:
             raise LocalResourceError(f"docker buildx: no builder {self.builder!r}: {said}", hint="docker buildx ls")

@@ -139,8 +139,8 @@ def _size(value: str) -> str:
     return value
 
 
-Line = Annotated[str, AfterValidator(_line)]
-Absolute = Annotated[str, AfterValidator(_absolute)]
+Line = Annotated[str, AfterValidator(_line), Field(json_schema_extra={"minLength": 1})]
+Absolute = Annotated[str, AfterValidator(_absolute), Field(json_schema_extra={"pattern": "^/"})]
 Inside = Annotated[str, AfterValidator(_inside)]
 Lines = Annotated[Sequence[Line], AfterValidator(items)]
 Insides = Annotated[Sequence[Inside], AfterValidator(items)]

@@ -154,6 +154,7 @@ class Session:
         return self._connect(retries=2)
 
     def _connect(self, retries: int = 5) -> Client:
+        from .destinations.remembered import RememberedWays
         from .registry import Client, Credentials
 
         return Client(
@@ -161,6 +162,8 @@ class Session:
             proxies=self.settings.proxies,
             ca_bundle=self.settings.ca_bundle,
             retries=retries,
+            layer_limit=self.project.checkpoint.layer_limit if self.project.checkpoint else None,
+            ways=RememberedWays(self.state),
         )
 
     @cached_property

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from .assemble import PREFIX, SAMPLES, Assembled, Runtime, assemble
 from .checkpoint.made import Part
 from .fingerprint import REQUIREMENT, CheckpointInputs, Inputs
+from .limits import check_image, check_layers
 from .oci import Digest, Image, Layer
 
 __all__ = ["ROLES", "Action", "Estimate", "LayerPlan", "PartPlan", "Plan", "Present", "plan"]
@@ -29,6 +30,7 @@ class Present:
         tags: each asked tag -> digest of what it names now.
         previous: platform -> the image to compare with: what the tag names now, or the last one built here.
         blobs: digests of layers that are known to be there.
+        layer_limit: most bytes of one layer that it takes, where that is known.
         mounts_base: the base's layers are in the same registry, or Docker, already: nobody has to send them.
     """
 
@@ -37,6 +39,7 @@ class Present:
     tags: Mapping[str, Digest | None] = field(default_factory=dict)
     previous: Mapping[str, Image] = field(default_factory=dict)
     blobs: frozenset[Digest] = frozenset()
+    layer_limit: int | None = None
     mounts_base: bool = False
 
     @property
@@ -193,14 +196,23 @@ def plan(
         tags: to give.
         way: "buildkit" where BuildKit must build the whole image, *why* in words.
         no_cache: build the runtime image also where its key is there.
+
+    Raises:
+        RefusedError: the destination would refuse what comes of it; nothing was sent.
     """
     to_build = tuple(p for p in inputs.platforms if no_cache or way == "buildkit" or p not in present.runtimes)
     checkpoint, wanted = inputs.checkpoint, inputs.project.checkpoint
     has_layers = checkpoint is not None and wanted is not None and wanted.placement != "volume"
     pack = has_layers and way == "compose" and present.checkpoint is None
+    inside = wanted is not None and wanted.placement == "layer"
+    if way == "compose":
+        blueprints = checkpoint.blueprints if checkpoint is not None and pack else ()
+        there = present.checkpoint or ()
+        if wanted is not None and wanted.compression == "none":
+            check_layers(blueprints, present.layer_limit, destination)
+        check_image(inputs, present.runtimes, to_build, blueprints if inside else (), there if inside else ())
     assembled = None
     if not to_build and not pack and way == "compose":
-        inside = wanted is not None and wanted.placement == "layer"
         assembled = assemble(
             inputs,
             present.runtimes,

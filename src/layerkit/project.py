@@ -30,6 +30,7 @@ __all__ = [
     "Secret",
     "load",
     "override",
+    "parse_toml",
     "schema",
 ]
 
@@ -118,6 +119,15 @@ def _parse(file: Path, text: str) -> dict[str, Any]:
         raise ConfigurationError(str(problem), problems=[problem]) from None
     except RecursionError:
         raise ConfigurationError(f"{file}: nested too deeply") from None
+
+
+def parse_toml(text: str, name: str) -> dict[str, Any]:
+    """The document that *text*, of the file *name*, is.
+
+    Raises:
+        ConfigurationError: it is no TOML; with its line.
+    """
+    return _parse(Path(name), text)
 
 
 def _table(file: Path, document: dict[str, Any]) -> dict[str, Any]:
@@ -233,10 +243,28 @@ def schema() -> dict[str, Any]:
     for table in document["$defs"].values():
         table["properties"] = {_spelling(name): value for name, value in table["properties"].items()}
         table["additionalProperties"] = False
-    del document["properties"]["root"]
+    del document["properties"]["root"], document["description"]
+    secret = document["$defs"]["Secret"]
+    secret["oneOf"] = [{"required": [name]} for name in secret["properties"]]
+    found: dict[str, Any] = _without_null(document)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **document,
+        **found,
         "title": "layerkit.toml",
+        "description": "What layerkit builds: base, dependencies, checkpoint and code.",
         "additionalProperties": False,
     }
+
+
+def _without_null(node: Any) -> Any:
+    """*node* as TOML has it, which knows no null; descriptions without the marks of docstrings."""
+    if isinstance(node, list):
+        return [_without_null(item) for item in node]
+    if not isinstance(node, dict):
+        return node.replace("``", "") if isinstance(node, str) else node
+    made = {key: _without_null(value) for key, value in node.items() if not (key == "default" and value is None)}
+    branches = [branch for branch in made.get("anyOf", ()) if branch != {"type": "null"}]
+    if len(branches) == 1:
+        del made["anyOf"]
+        made = {**branches[0], **made}
+    return made

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .oci import Platform
 
-__all__ = ["Settings", "host_platform"]
+__all__ = ["Actions", "Settings", "host_platform"]
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm/v7"}
 
@@ -19,6 +19,29 @@ def host_platform() -> str:
     """The platform of images for this machine, as ``linux/amd64``: what is built where none is asked for."""
     machine = host.machine().lower()
     return str(Platform.parse(f"linux/{_ARCHITECTURES.get(machine, machine)}"))
+
+
+@dataclass(frozen=True, slots=True)
+class Actions:
+    """The GitHub Actions step that this runs in (GitHub, "Variables reference").
+
+    Attributes:
+        output, summary: files that the step's outputs and the job's summary are appended to, or None.
+        workspace: top of the checked out repository, or None.
+    """
+
+    output: Path | None = None
+    summary: Path | None = None
+    workspace: Path | None = None
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Actions | None:
+        """The step, by GITHUB_ACTIONS and the variables beside it; None elsewhere."""
+        given = os.environ if environment is None else environment
+        if given.get("GITHUB_ACTIONS") != "true":
+            return None
+        names = ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY", "GITHUB_WORKSPACE")
+        return cls(*(Path(given[name]) if given.get(name) else None for name in names))
 
 
 @dataclass(frozen=True, slots=True)

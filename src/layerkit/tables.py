@@ -84,7 +84,13 @@ class Image:
 class Dependencies:
     """``[dependencies]``: Python and system packages, the heavy ones in a layer of their own."""
 
-    requirements: Annotated[str, Field(description="requirements.txt, hashes allowed; '' for none.")] = ""
+    requirements: Annotated[
+        str,
+        Field(
+            description="requirements.txt (hashes allowed), pyproject.toml or uv.lock, these two also with extras:"
+            " pyproject.toml[serve]. '' for none."
+        ),
+    ] = ""
     separate: Annotated[
         Lines, Field(description='Packages (globs allowed) for a layer of their own: ["torch", "nvidia-*"].')
     ] = ()
@@ -143,6 +149,10 @@ class Checkpoint:
             " sample of the weights shrinks by a tenth and more (bf16 does, fp16 and fp32 do not)."
         ),
     ] = "none"
+    layer_limit: Annotated[
+        Annotated[int, Field(gt=0)] | None,
+        Field(description="Most bytes of a layer that the registry takes; what its host documents, where left out."),
+    ] = None
     format: Annotated[
         Literal["keep", "safetensors"],
         Field(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -74,13 +75,71 @@ def ca_secret() -> tuple[str, ...]:
     return ("--set", f'dependencies.secrets={{ ca = {{ file = "{bundle}" }} }}')
 
 
-def test_apt_and_build_apt(workspace: Workspace, ca_secret: tuple[str, ...]) -> None:
-    """apt packages are in the image; build-apt packages built a wheel from source, and are not."""
-    source = workspace.root / "native.py"
-    source.unlink(missing_ok=True)
-    workspace.build("--set", 'dependencies.apt=["hostname"]', "--set", 'dependencies.build-apt=["make"]', *ca_secret)
-    code = "import shutil;print(bool(shutil.which('hostname')), bool(shutil.which('make')))"
-    assert workspace.python(code) == "True False"
+def _packages(folder: Path, *names: str) -> None:
+    """A Debian archive of packages that hold one program each, ``/usr/bin/<name>``: installing needs no network."""
+    index = []
+    for name in names:
+        tree = folder / name
+        (tree / "DEBIAN").mkdir(parents=True)
+        (tree / "usr" / "bin").mkdir(parents=True)
+        (tree / "usr" / "bin" / name).write_text("#!/bin/sh\n")
+        (tree / "usr" / "bin" / name).chmod(0o755)
+        control = f"Package: {name}\nVersion: 1\nArchitecture: all\nMaintainer: t <t@t.invalid>\nDescription: a test\n"
+        (tree / "DEBIAN" / "control").write_text(control)
+        made = folder / f"{name}.deb"
+        subprocess.run(["dpkg-deb", "--build", "--root-owner-group", tree, made], check=True, capture_output=True)
+        shutil.rmtree(tree)
+        content = made.read_bytes()
+        sha256 = hashlib.sha256(content).hexdigest()
+        index.append(f"{control}Filename: ./{name}.deb\nSize: {len(content)}\nSHA256: {sha256}\n")
+    (folder / "Packages").write_text("\n".join(index))
+
+
+_BACKEND = """\
+import os, shutil, zipfile
+
+def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
+    assert shutil.which("build-time"), "no build-time"
+    name = "native-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(os.path.join(wheel_directory, name), "w") as wheel:
+        wheel.writestr("native.py", "made = True\\n")
+        wheel.writestr("native-1.0.dist-info/METADATA", "Metadata-Version: 2.1\\nName: native\\nVersion: 1.0\\n")
+        wheel.writestr("native-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\\nTag: py3-none-any\\n")
+        wheel.writestr("native-1.0.dist-info/RECORD", "")
+    return name
+"""
+
+
+def _source_distribution(folder: Path) -> None:
+    """native-1.0.tar.gz with a back end of its own, which makes a wheel only where the program ``build-time`` is."""
+    files = {
+        "PKG-INFO": "Metadata-Version: 2.1\nName: native\nVersion: 1.0\n",
+        "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n',
+        "backend.py": _BACKEND,
+    }
+    with tarfile.open(folder / "native-1.0.tar.gz", "w:gz") as tar:
+        for name, text in files.items():
+            member = tarfile.TarInfo(f"native-1.0/{name}")
+            member.size = len(text)
+            tar.addfile(member, io.BytesIO(text.encode()))
+
+
+def test_apt_and_build_apt(workspace: Workspace, tmp_path: Path) -> None:
+    """apt packages are in the image; with a build-apt package a wheel was made from source, and it is not in it."""
+    base = f"{workspace.repository}-debian:v1"
+    _packages(tmp_path / "apt", "run-time", "build-time")
+    (tmp_path / "Dockerfile").write_text(
+        f"FROM {workspace.engine.base}\nCOPY apt /srv/apt\n"
+        "RUN rm -rf /etc/apt/sources.list*; echo 'deb [trusted=yes] file:/srv/apt ./' > /etc/apt/sources.list\n"
+    )
+    workspace.engine.docker("buildx", "build", "-q", "--provenance=false", "--push", "-t", base, str(tmp_path))
+    _source_distribution(workspace.root / "wheels")
+    with (workspace.root / "requirements.txt").open("a") as requirements:
+        requirements.write("native==1.0\n")
+    packages = ("--set", 'dependencies.apt=["run-time"]', "--set", 'dependencies.build-apt=["build-time"]')
+    workspace.build("--set", f"image.base={base}", *packages)
+    code = "import native,shutil;print(native.made, bool(shutil.which('run-time')), bool(shutil.which('build-time')))"
+    assert workspace.python(code) == "True True False"
     assert workspace.python("exec(open('/app/serve.py').read())") == "one 1.0 1.0"
 
 
@@ -109,6 +168,12 @@ def test_secrets_are_nowhere(workspace: Workspace, tmp_path: Path) -> None:
     )
     done = workspace.run("build", "--push", "-t", "v1", "--progress", "plain", *settings, CANARY=canary + "-env")
     assert canary not in done.stdout + done.stderr
+    # The builder's own record of the build, its log, and Docker's history of the image.
+    record = workspace.engine.docker("buildx", "history", "inspect", "--format", "json")
+    log = workspace.engine.docker("buildx", "history", "logs", "--progress", "plain")
+    workspace.engine.docker("pull", "-q", f"{workspace.repository}:v1")
+    history = workspace.engine.docker("history", "--no-trunc", f"{workspace.repository}:v1")
+    assert canary not in record + log + history and "pip install" in history
     client = Client(credentials=Credentials(Path(), {}))
     try:
         repository = client.repository(Reference.parse(workspace.repository))

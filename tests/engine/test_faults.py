@@ -6,6 +6,9 @@ Against a FakeRegistry with faults by script; only the checkpoint changes, so no
 from __future__ import annotations
 
 import re
+import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from layerkit.oci import Digest, Manifest, Reference
 from layerkit.registry import Client, Credentials, Login
@@ -20,6 +24,8 @@ from layerkit.runtime.bake import PLACEHOLDER, PLACEHOLDER_NAME
 from layerkit.testing import PROFILES, FakeRegistry, Profile
 from registry.pushing import NAME, Done, Pushing, image, tar_of, whole_image
 from registry.support import MIB
+from registry.test_real_registry import Real
+from registry.tunnel import Tunnel
 
 SIZE = 3 * MIB
 PASSWORD = "canary-6d1f0b"
@@ -184,6 +190,38 @@ def test_fault_9_every_kind_of_registry(cases: Any, profile: str) -> None:
     cases(profile).succeeds()
 
 
+def test_fault_10_a_layer_over_the_limit(case: Case) -> None:
+    """FAULTS 10: a layer over checkpoint.layer-limit is refused before byte 1: 6; the plan says so already."""
+    limit = ("--set", "checkpoint.layer-limit=1000000")
+    for command in ("plan", "build"):
+        arguments = [sys.executable, "-m", "layerkit", command, "--push", "-t", "v1", *limit]
+        done = subprocess.run(
+            arguments, cwd=case.pushing.project, env=case.pushing.environ, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 6, done.stderr
+        assert f"takes layers of at most 1000000 bytes; that of model.pt would have {LAYER}" in done.stderr
+        assert "shards" in done.stderr
+    assert [r for r in case.registry.requests if r.method not in ("GET", "HEAD")] == []
+    assert case.whole() == case.old
+
+
+def test_fault_10_the_limit_of_a_known_host(tmp_path: Path) -> None:
+    """FAULTS 10: ghcr.io takes 10 GB a layer: 10.7 GB are refused before a byte is read or sent."""
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("ghcr.io").configure_cert(context)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    with FakeRegistry(tls=context) as registry, Tunnel(registry.host) as tunnel:
+        surroundings = {"HTTPS_PROXY": f"http://{tunnel.host}", "SSL_CERT_FILE": str(tmp_path / "ca.pem")}
+        pushing = Pushing(tmp_path, "ghcr.io", surroundings)
+        registry.push("team/base", "1", *pushing.base())
+        with open(pushing.weights(1), "r+b") as stream:
+            stream.truncate(10 * 1024**3)  # a hole: no room is taken
+        done = pushing.build()
+        assert done.status == 6, done.err
+        assert "registry ghcr.io/team/model: takes layers of at most 10000000000 bytes" in done.err
+        assert [r for r in registry.requests if r.method not in ("GET", "HEAD")] == []
+
+
 def test_fault_11_a_token_expires(cases: Any) -> None:
     """FAULTS 11: tokens that expire before the commit are renewed, and the same session goes on."""
     case = cases(login=True)
@@ -222,6 +260,30 @@ def test_fault_14_servers_that_will_never(case: Case, status: int) -> None:
     case.fail(method="PUT", path="manifests", status=status, times=-1)
     case.ends(6, f"HTTP {status}")
     assert len(case.registry.asked("PUT", "manifests")) == 1
+
+
+def test_fault_16_the_registrys_disk_is_full(tmp_path: Path) -> None:
+    """FAULTS 16: a real registry whose disk is full is asked a few times, then 7; the old tag is whole."""
+    registry = Real(tmp_path, room=8 * MIB)
+    try:
+        pushing = Pushing(tmp_path, registry.host)
+        pushing.seed_real(registry.host)
+        pushing.weights(SIZE, seed=0)
+        old = pushing.prepare()
+        pushing.weights(12 * MIB, seed=1)
+        done = pushing.build()
+        assert done.status == 7, done.err
+        line = next(line for line in done.err.splitlines() if line.startswith("error: "))
+        assert re.search(rf"{re.escape(registry.host)}/{NAME}: HTTP 500: .*\(6 attempts\)$", line), line
+        assert len(line) < 600
+        assert "Traceback" not in done.err and "safe to run again" in done.err
+        with Client() as client:
+            assert str(whole_image(client.repository(Reference.parse(f"{registry.host}/{NAME}")), "v1")) == old
+        # With room again (weights that fit) the same command works.
+        pushing.weights(SIZE, seed=0)
+        assert pushing.built()["digest"] == old
+    finally:
+        registry.kill()
 
 
 # ------------------------------------------------------------------------------------------------ manifest
@@ -295,14 +357,14 @@ def test_fault_28_the_children_before_the_tag(case: Case) -> None:
 
 
 def test_fault_29_too_many_layers(case: Case) -> None:
-    """FAULTS 29: an image of over 127 layers is refused before its manifest is pushed: 6."""
+    """FAULTS 29: an image of over 127 layers is refused before anything is sent: 6."""
     tars = [(tar_of({f"f{number}": b"x"}), f"RUN {number}") for number in range(125)]
     marker = (tar_of({f"app/model/{PLACEHOLDER_NAME}": PLACEHOLDER}), "COPY --link --from=checkpoint . /app/model/")
     made, blobs = image([*tars, marker, (tar_of({"app/serve.py": b"x"}), "COPY --link serve.py /app")])
     case.registry.push(NAME, f"runtime-{case.pushing.runtime_key()}", made, blobs)
     case.pushing.weights(17 * MIB, name="large.pt")  # a layer of its own beside that of the small one
     case.ends(6, "128 layers; 127 is the most")
-    assert case.registry.asked("PUT", "manifests/v1") == []
+    assert [r for r in case.registry.requests if r.method not in ("GET", "HEAD")] == []
 
 
 def test_fault_31_manifests_are_asked_for_with_accept(case: Case) -> None:

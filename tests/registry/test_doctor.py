@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -67,7 +70,7 @@ def test_what_a_registry_lacks(serve: Serve, tmp_path: Path, profile: str, step:
     found = look(tmp_path, f"{registry.host}/{NAME}")
     assert found[step].level == "warn"
     assert found[step].fix
-    assert worst([finding for finding in found.values() if finding.name != "docker"]) == 0
+    assert worst([finding for finding in found.values() if finding.name not in ("docker", "daemon", "buildx")]) == 0
     assert registry.open_sessions == 0
 
 
@@ -89,7 +92,7 @@ def test_the_command(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """The command prints one line a step, or one object, and exits with the first failure's status."""
     monkeypatch.setenv("LAYERKIT_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
-    monkeypatch.setattr("layerkit.doctor._builder", lambda settings: iter(()))
+    monkeypatch.setattr("layerkit.doctor._builder", lambda settings, platforms: iter(()))
     registry = serve()
     done = CliRunner().invoke(doctor, [f"{registry.host}/{NAME}"])
     assert done.exit_code == 0, done.output
@@ -99,3 +102,55 @@ def test_the_command(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     findings = json.loads(done.output)["findings"]
     assert {finding["level"] for finding in findings} <= {"pass", "warn", "fail"}
     assert findings[-1]["name"] == "registry"
+
+
+def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command in *folder*, on a machine without docker."""
+    given = {"PATH": "/nonexistent", "HOME": str(folder), "DOCKER_CONFIG": str(folder / "docker"), **environment}
+    command = [sys.executable, "-m", "layerkit", "doctor", *arguments]
+    return subprocess.run(command, cwd=folder, env=given, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_without_docker(tmp_path: Path) -> None:
+    """A machine without docker is told so, with 11 and what to install; the rest is tried all the same."""
+    done = run(tmp_path)
+    assert done.returncode == 11
+    assert "FAIL  docker      docker: there is no docker command on this machine" in done.stdout
+    assert "→ install Docker with the buildx plugin" in done.stdout
+    assert "registry    not tried, for no project is here" in done.stdout
+    document = json.loads(run(tmp_path, "--json").stdout)
+    assert (document["schema_version"], document["exit_status"]) == (1, 11)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[image]\nname = "m"\n', "image.name 'm' names none"),
+        ('[image]\nnme = "m"\n', "warn  registry    not tried"),
+        ('[image]\nname = "127.0.0.1:1/team/m"\n', "127.0.0.1:1 refuses the connection"),
+    ],
+)
+def test_registry_of_the_project(tmp_path: Path, text: str, said: str) -> None:
+    """Without REPO it is the project's image.name, where that names a registry."""
+    (tmp_path / "layerkit.toml").write_text(text)
+    assert said in run(Path("/"), "-C", str(tmp_path), HOME=str(tmp_path)).stdout
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [("{", "no valid Docker configuration"), ('{"credsStore": "gone"}', "gone"), ("{}", "anonymous at Docker Hub")],
+)
+def test_logins(tmp_path: Path, config: str, said: str) -> None:
+    """Logins that cannot be read are a warning with what to do."""
+    (tmp_path / "docker").mkdir()
+    (tmp_path / "docker" / "config.json").write_text(config)
+    found = look(tmp_path, "")["logins"]
+    assert said in found.said and (found.level == "pass") is (config == "{}") and bool(found.fix) is (config != "{}")
+
+
+def test_too_little_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Little room is a warning, none a failure with 11, for a folder that is not there yet too."""
+    for free, level in ((1024**3, "warn"), (1024, "fail"), (1024**4, "pass")):
+        monkeypatch.setattr("shutil.disk_usage", lambda place, free=free: SimpleNamespace(free=free))
+        found = look(tmp_path, "")["state"]
+        assert (found.level, found.exit_status) == (level, 11 if level == "fail" else 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import struct
@@ -25,10 +26,14 @@ BLOB = pattern(6 * MIB)
 
 
 class Real:
-    """A docker-registry of its own, in a folder of its own, that can be killed and started again."""
+    """A docker-registry of its own, in a folder of its own, that can be killed and started again.
 
-    def __init__(self, folder: Path) -> None:
+    With *room* its storage is a tmpfs of that many bytes, which goes with the process (a mount namespace of its own).
+    """
+
+    def __init__(self, folder: Path, *, room: int = 0) -> None:
         self.folder = folder
+        self.room = room
         folder.mkdir(exist_ok=True)
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
@@ -48,9 +53,14 @@ class Real:
 
     def start(self) -> None:
         assert PROGRAM is not None
-        self.process = subprocess.Popen(
-            [PROGRAM, "serve", str(self.folder / "config.yml")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        command = [PROGRAM, "serve", str(self.folder / "config.yml")]
+        if self.room:
+            (self.folder / "data").mkdir(exist_ok=True)
+            mount = 'mount -t tmpfs -o size="$1" none "$2"; shift 2; exec "$@"'
+            root = [] if os.geteuid() == 0 else ["--map-root-user"]
+            inside = ["sh", "-ec", mount, "sh", str(self.room), str(self.folder / "data")]
+            command = ["unshare", *root, "--mount", *inside, *command]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for _ in range(200):
             with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
                 return

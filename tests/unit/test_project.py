@@ -54,6 +54,7 @@ dtype = "bfloat16"
 drop = ["*.num_batches_tracked"]
 shard-size = "1GiB"
 max-layers = 16
+layer-limit = 10_000_000_000
 
 [cache]
 to = []
@@ -131,6 +132,7 @@ def test_everything(tmp_path: Path) -> None:
             drop=["*.num_batches_tracked"],
             shard_size="1GiB",
             max_layers=16,
+            layer_limit=10_000_000_000,
         ),
         cache=project.cache,
         builder=Builder(

@@ -14,6 +14,7 @@ import click
 
 from .._version import __version__
 from ..errors import BuildError, ConfigurationError, LayerkitError, printable
+from . import completion
 
 if TYPE_CHECKING:
     from ..project import Project
@@ -57,16 +58,21 @@ def _on_term(number: int, frame: object) -> None:
 
 
 def _show(error: LayerkitError) -> None:
-    print(f"error: {printable(error.message)}", file=sys.stderr)
+    from ..settings import Actions
+    from .github import annotate, harmless
+
+    actions = Actions.from_environment()
+    lines = [f"error: {printable(error.message)}"]
     if isinstance(error, ConfigurationError):
-        for problem in error.problems:
-            if str(problem) != error.message:
-                print(f"  {printable(str(problem))}", file=sys.stderr)
+        lines += [f"  {printable(str(problem))}" for problem in error.problems if str(problem) != error.message]
     if isinstance(error, BuildError):
-        for line in error.log:
-            print(f"  | {line}", file=sys.stderr)
+        lines += [f"  | {line}" for line in error.log]
     if error.hint:
-        print(f"hint: {printable(error.hint)}", file=sys.stderr)
+        lines.append(f"hint: {printable(error.hint)}")
+    text = "\n".join(lines)
+    print("\n".join(map(harmless, text.split("\n"))) if actions else text, file=sys.stderr)
+    if actions:
+        annotate(actions, error)
 
 
 @contextlib.contextmanager
@@ -88,7 +94,14 @@ def _json_errors(wanted: bool) -> Iterator[None]:
 
 def _project_options(command: F) -> F:
     for option in (
-        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override, as image.base=REF."),
+        click.option(
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Override, as image.base=REF.",
+            shell_complete=completion.keys,
+        ),
         click.option(
             "-C",
             "folder",
@@ -112,10 +125,25 @@ def _project_options(command: F) -> F:
 
 def _destination_options(command: F) -> F:
     for option in (
-        click.option("--builder", default="", metavar="NAME", help="buildx builder."),
+        click.option(
+            "--builder", default="", metavar="NAME", help="buildx builder.", shell_complete=completion.builders
+        ),
         click.option("--no-cache", is_flag=True, help="Build base, dependencies and code anew."),
-        click.option("--platform", "platforms", multiple=True, metavar="OS/ARCH", help="Platforms, also with commas."),
-        click.option("--output", default="", metavar="oci:DIR", help="Put the image into an OCI layout."),
+        click.option(
+            "--platform",
+            "platforms",
+            multiple=True,
+            metavar="OS/ARCH",
+            help="Platforms, also with commas.",
+            shell_complete=completion.platforms,
+        ),
+        click.option(
+            "--output",
+            default="",
+            metavar="oci:DIR",
+            help="Put the image into an OCI layout.",
+            shell_complete=completion.outputs,
+        ),
         click.option("--load", is_flag=True, help="Put the image into the local Docker (the default)."),
         click.option("--push", is_flag=True, help="Put the image into its registry."),
         click.option(
@@ -148,7 +176,9 @@ _LATER = {
     "diff": "Say what differs between two images, and what a node moves for it.",
     "doctor": "Try what a build needs: docker, the builder, the registry.",
     "inspect": "Say what an image is made of, by role, and what a change costs.",
+    "init": "Look at the project, and write a commented layerkit.toml.",
     "lint": "Say what an expert would of a Dockerfile of a PyTorch service.",
+    "verify": "Say whether an image's weights are the approved ones.",
 }
 _HOME = {"diff": "inspect"}  # where a command is not in the module of its name
 
@@ -241,6 +271,7 @@ def build(
     """
     from ..forecast import outcomes
     from ..pipeline import build as run
+    from ..settings import Actions
     from .display import display
     from .tables import print_outcomes, print_plan, print_result
 
@@ -248,6 +279,8 @@ def build(
         where = _destination(push, load, output, platforms)
         project = _load(folder, file, overrides)
         kind = "quiet" if quiet else progress
+        actions = Actions.from_environment()
+        kind = "github" if actions and kind == "auto" else kind
         with display(kind, terminal=sys.stderr.isatty()) as listener:
             result = run(
                 project,
@@ -272,6 +305,10 @@ def build(
                 metadata_file.write_text(document + "\n")
             except OSError as error:
                 raise ConfigurationError(f"--metadata-file: {metadata_file}: {error.strerror}") from None
+        if actions:
+            from .github import result_done
+
+            result_done(actions, result)
         if as_json:
             print(document)
         else:
@@ -303,6 +340,7 @@ def plan(
 ) -> None:
     """Say what build would do with the same options, and why. Changes nothing."""
     from ..pipeline import plan as look
+    from ..settings import Actions
     from .display import notes
     from .tables import print_plan
 
@@ -314,6 +352,10 @@ def plan(
             print(json.dumps(found.to_json(), indent=2))
         else:
             print_plan(found)
+        if actions := Actions.from_environment():
+            from .github import plan_done
+
+            plan_done(actions, found)
         if exit_code and found.changes:
             raise click.exceptions.Exit(10)
 
@@ -423,50 +465,28 @@ def bake(folder: Path, file: Path | None, overrides: tuple[str, ...], tags: tupl
 
 
 @cli.command()
-@click.option(
-    "-C", "folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path(), metavar="DIR"
-)
-@click.option("--force", is_flag=True, help="Write over a layerkit.toml that is there.")
-@click.option("--print", "only_print", is_flag=True, help="Print it, write nothing.")
-def init(folder: Path, force: bool, only_print: bool) -> None:
-    """Look at the project, and write a commented layerkit.toml."""
-    from .init import look, render
+@click.option("-o", "--write", "target", type=click.Path(path_type=Path), metavar="FILE", help="Write it there.")
+def schema(target: Path | None) -> None:
+    """Print the JSON schema of layerkit.toml, for editors: #:schema FILE in its first line."""
+    from ..project import schema as make
 
-    found = look(folder)
-    text = render(found)
-    if only_print:
-        sys.stdout.write(text)
+    text = json.dumps(make(), indent=2)
+    if target is None:
+        print(text)
         return
-    target = folder / "layerkit.toml"
     try:
-        with target.open("w" if force else "x", encoding="utf-8") as stream:
-            stream.write(text)
-    except FileExistsError:
-        raise ConfigurationError(f"{target} is there already", hint="--force writes over it") from None
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
-        raise ConfigurationError(f"{target}: cannot be written: {error.strerror}") from None
-    for line in found.reasons:
-        print(f"  {printable(line)}", file=sys.stderr)
+        raise ConfigurationError(f"--write: {target}: {error.strerror}") from None
     print(target)
 
 
-@cli.command()
-def schema() -> None:
-    """Print the JSON schema of layerkit.toml, for editors."""
-    from ..project import schema as make
-
-    print(json.dumps(make(), indent=2))
-
-
-@cli.command()
+@cli.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-def completion(shell: str) -> None:
+def print_completion(shell: str) -> None:
     """Print the completion script of a shell: eval "$(layerkit completion bash)"."""
-    from click.shell_completion import get_completion_class
-
-    made = get_completion_class(shell)
-    assert made is not None
-    print(made(cli, {}, "layerkit", "_LAYERKIT_COMPLETE").source())
+    print(completion.script(shell, cli), end="")
 
 
 @cli.command()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 
 from ..errors import printable
 from ..events import Event, Note, Phase, Step, StepLog, Transfer
+from .github import annotation, harmless
 from .text import duration, size
 
 if TYPE_CHECKING:
@@ -44,14 +45,14 @@ class Display(Protocol):
 
 
 def display(kind: str, *, terminal: bool, console: Console | None = None) -> Display:
-    """The display for ``--progress`` *kind*: auto, tty, plain, rawjson or quiet."""
+    """The display for ``--progress`` *kind*: auto, tty, plain, rawjson or quiet; github in a step of GitHub Actions."""
     if kind in ("quiet", "none"):
         return _Quiet()
     if kind == "rawjson":
         return _Json(sys.stderr)
     if kind == "tty" or (kind == "auto" and terminal):
         return _Live(console)
-    return _Plain(sys.stderr)
+    return _Actions(sys.stderr) if kind == "github" else _Plain(sys.stderr)
 
 
 def notes(event: Event) -> None:
@@ -142,6 +143,44 @@ class _Plain(_Quiet):
                 "checkpoint",
                 f"{label}: {size(event.done)} of {size(event.total)} ({share}), {size(rate)}/s, {duration(left)} left",
             )
+
+
+class _Actions(_Plain):
+    """Plain lines in groups that GitHub folds, and warnings as annotations."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._open = ""
+
+    def _say(self, what: str, text: str) -> None:
+        if what == "warning":
+            self._put(annotation("warning", text))
+        else:
+            self._put(harmless(f"{what:<11} {text}"))
+
+    def _put(self, line: str) -> None:
+        print(line, file=self._stream, flush=True)
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Phase) and event.state == "started":
+            # The builder works while the checkpoint is sent: one group for both.
+            self._fold("build" if event.name == "checkpoint" else event.name)
+        super().__call__(event)
+
+    def _fold(self, name: str) -> None:
+        with self._lock:
+            if name == self._open:
+                return
+            if self._open:
+                self._put("::endgroup::")
+            if name:
+                self._put(f"::group::layerkit {name}")
+            self._open = name
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._fold("")
 
 
 class _Live(_Quiet):

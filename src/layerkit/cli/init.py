@@ -1,122 +1,121 @@
-"""``layerkit init``: what a project looks like, as a layerkit.toml."""
+"""``layerkit init``: a layerkit.toml for the project that is there."""
 
 from __future__ import annotations
 
-import fnmatch
-import re
-from dataclasses import dataclass, field
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-__all__ = ["Found", "look", "render"]
+import click
 
-_CHECKPOINTS = ("*.pth.tar", "*.pth", "*.pt", "*.safetensors", "*.ckpt", "*.bin")
-_PROGRAMS = ("serve.py", "app.py", "main.py", "server.py", "inference.py", "predict.py", "api.py")
-_FOLDERS = ("src", "app", "models", "lib")
-_HEAVY = ("torch", "torchvision", "torchaudio", "tensorflow", "jax", "nvidia-*", "triton", "vllm", "xformers")
+from ..errors import ConfigurationError, LayerkitError, printable
+from .text import wrapped
 
+if TYPE_CHECKING:
+    from ..start import Conclusions
 
-@dataclass
-class Found:
-    """What was concluded, and from what (``reasons``, a line each)."""
+__all__ = ["init"]
 
-    name: str
-    dockerfile: str = ""
-    requirements: str = ""
-    separate: tuple[str, ...] = ()
-    code: tuple[str, ...] = ()
-    command: tuple[str, ...] = ()
-    checkpoint: str = ""
-    reasons: list[str] = field(default_factory=list)
+FILE = "layerkit.toml"
 
 
-def look(folder: Path) -> Found:
-    """Conclude what to build from the files in *folder*; nothing is read but names and requirements.txt."""
-    name = re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-") or "model"
-    found = Found(name)
-    found.reasons.append(f"image.name = {name!r}: the folder's name")
-    checkpoint = _checkpoint(folder)
-    if checkpoint:
-        found.checkpoint = checkpoint
-        found.reasons.append(f"checkpoint.path = {checkpoint!r}: the largest file or folder of weights")
-    dockerfile = folder / "Dockerfile"
-    if dockerfile.is_file() and "--from=checkpoint" in dockerfile.read_text(errors="replace"):
-        found.dockerfile = "Dockerfile"
-        found.reasons.append("image.dockerfile = 'Dockerfile': it has a COPY --from=checkpoint line")
-        return found
-    if dockerfile.is_file():
-        found.reasons.append("Dockerfile: not used, for it has no COPY --link --from=checkpoint line")
-    requirements = folder / "requirements.txt"
-    if requirements.is_file():
-        found.requirements = "requirements.txt"
-        found_names = re.findall(r"(?m)^\s*([A-Za-z0-9][A-Za-z0-9._-]*)", requirements.read_text(errors="replace"))
-        names = {re.sub(r"[-_.]+", "-", name).lower() for name in found_names}
-        heavy = [pattern for pattern in _HEAVY if fnmatch.filter(names, pattern)]
-        found.separate = tuple(heavy)
-        found.reasons.append("dependencies.requirements = 'requirements.txt': it is there")
-        if heavy:
-            found.reasons.append(f"dependencies.separate = {heavy}: the heavy packages of requirements.txt")
-    programs = [program for program in _PROGRAMS if (folder / program).is_file()]
-    folders = [name for name in _FOLDERS if (folder / name).is_dir() and any((folder / name).rglob("*.py"))]
-    modules = [
-        path.name
-        for path in sorted(folder.glob("*.py"))
-        if not re.match(r"(test_|train|setup|build|conftest)", path.name)
-    ]
-    found.code = (*modules, *folders)
-    if programs:
-        found.command = ("python", programs[0])
-        found.reasons.append(f"image.command = {list(found.command)}: {programs[0]} is there")
-    found.reasons.append(f"code.include = {list(found.code)}: modules and folders of code")
-    return found
+@click.command()
+@click.option(
+    "-C",
+    "folder",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=Path(),
+    metavar="DIR",
+    help="Project folder (default: this one).",
+)
+@click.option("--force", is_flag=True, help="Write over files that are there.")
+@click.option("--print", "--dry-run", "only_print", is_flag=True, help="Print layerkit.toml, write nothing.")
+@click.option(
+    "--no-dockerfile", is_flag=True, help="Leave a Dockerfile that is there alone: layerkit writes the steps."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one object: each value and what it was concluded from.")
+def init(folder: Path, force: bool, only_print: bool, no_dockerfile: bool, as_json: bool) -> None:
+    """Look at the project, and write a commented layerkit.toml.
+
+    What was concluded, and from what, is on standard error. A Dockerfile is not changed: where it lacks the line for
+    the checkpoint, Dockerfile.layerkit has it.
+    """
+    from ..project import schema
+    from ..start import conclude, look, write
+    from ..start.write import SCHEMA
+    from .app import _json_errors
+
+    with _json_errors(as_json):
+        found = conclude(look(folder), own=not no_dockerfile)
+        text = write(found)
+        written: list[str] = []
+        if not only_print:
+            made = {**found.files, SCHEMA: json.dumps(schema(), indent=2) + "\n", FILE: text}
+            written = _write(folder, made, force=force, ours=SCHEMA)
+            found = replace(found, notes=(*found.notes, *_checked(folder)))
+        if as_json:
+            document = {
+                "schema_version": 1,
+                "file": str(folder / FILE),
+                "written": [str(folder / path) for path in written],
+                "conclusions": [reason.to_json() for reason in found.reasons],
+                "notes": list(found.notes),
+                "text": text,
+            }
+            print(json.dumps(document, indent=2))
+            return
+        _explain(found)
+        for path, other in found.files.items() if only_print else ():
+            print(f"{path} would be:\n{printable(other, 100_000)}", file=sys.stderr)
+        print(text, end="") if only_print else print(folder / FILE)
 
 
-def _checkpoint(folder: Path) -> str:
-    candidates = [p for pattern in _CHECKPOINTS for p in folder.glob(pattern) if p.is_file()]
-    for sub in ("checkpoints", "checkpoint", "weights", "model", "models"):
-        inside = [p for pattern in _CHECKPOINTS for p in (folder / sub).glob(pattern) if p.is_file()]
-        if (folder / sub / "model.safetensors.index.json").is_file():
-            return sub
-        candidates += inside
-    if not candidates:
-        return ""
-    return str(max(candidates, key=lambda p: (p.stat().st_size, p.name)).relative_to(folder).as_posix())
+def _checked(folder: Path) -> list[str]:
+    """What ``layerkit check`` says against what was written, if anything."""
+    from ..fingerprint import Base, fingerprint
+    from ..project import load
+    from ..settings import Settings
+    from ..state import State
+
+    try:
+        with State(None) as state:
+            platform = Settings.from_environment().platform
+            fingerprint(load(root=folder), state, platforms=(platform,), resolve=lambda reference: Base())
+    except LayerkitError as error:
+        return [printable(f"layerkit check: {error.message}" + (f" ({error.hint})" if error.hint else ""))]
+    return []
 
 
-def _list(items: tuple[str, ...]) -> str:
-    return "[" + ", ".join(_text(item) for item in items) + "]"
+def _explain(found: Conclusions) -> None:
+    from ..start.write import toml
+
+    for reason in found.reasons:
+        print(f"  {reason.key} = {printable(toml(reason.value), 200)}", file=sys.stderr)
+        for line in wrapped(reason.because, 6, sys.stderr):
+            print(f"      {line}", file=sys.stderr)
+    for note in found.notes:
+        first, *more = wrapped(note, 6, sys.stderr)
+        print(f"note: {first}", *(f"      {line}" for line in more), sep="\n", file=sys.stderr)
 
 
-def _text(value: str) -> str:
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+def _write(folder: Path, files: Mapping[str, str], *, force: bool, ours: str) -> list[str]:
+    """Write *files* below *folder*; none where one that is not *ours* is there and *force* is not given.
 
-
-def render(found: Found) -> str:
-    """The layerkit.toml for what was found; what was not is there as a comment."""
-    lines = [
-        "# What layerkit builds. Every key: layerkit schema",
-        "[image]",
-        f"name = {_text(found.name)}  # repository to push to: ghcr.io/acme/{found.name}",
-    ]
-    if found.dockerfile:
-        lines.append(f"dockerfile = {_text(found.dockerfile)}")
-    else:
-        lines.append('base = "python:3.11-slim"')
-        command = f"command = {_list(found.command)}" if found.command else '# command = ["python", "serve.py"]'
-        lines.append(command)
-        lines += ["", "[dependencies]"]
-        if found.requirements:
-            lines.append(f"requirements = {_text(found.requirements)}")
-            lines.append(f"separate = {_list(found.separate)}  # in a layer of their own, for they change seldom")
-        else:
-            lines.append('# requirements = "requirements.txt"')
-        lines += ["", "[code]"]
-        lines.append(f"include = {_list(found.code)}" if found.code else '# include = ["serve.py", "src"]')
-    lines.append("")
-    if found.checkpoint:
-        lines += ["[checkpoint]", f"path = {_text(found.checkpoint)}"]
-        if not found.dockerfile:
-            lines += ['target = "/app/model/"', 'chown = "root:root"']
-    else:
-        lines += ["# [checkpoint]", '# path = "checkpoint.pth.tar"', '# target = "/app/model/"']
-    return "\n".join(lines) + "\n"
+    Raises:
+        ConfigurationError: one is there, or cannot be written.
+    """
+    for path in files:
+        target = folder / path
+        if path != ours and not force and (target.exists() or target.is_symlink()):
+            raise ConfigurationError(f"{target} is there already", hint="--force writes over it")
+    for path, text in files.items():
+        target = folder / path
+        try:
+            target.parent.mkdir(exist_ok=True)
+            target.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
+        except OSError as error:
+            raise ConfigurationError(f"{target}: cannot be written: {error.strerror}") from None
+    return list(files)

@@ -11,6 +11,7 @@ import click
 
 from .._version import __version__
 from ..errors import ConfigurationError, printable
+from .completion import rules
 
 __all__ = ["lint"]
 
@@ -20,7 +21,14 @@ __all__ = ["lint"]
 @click.option("--context", metavar="DIR", help="Build context (default: the folder of the Dockerfile; . for -).")
 @click.option("--image", default="", metavar="NAME", help="Name to be pushed to: its registry's limits count.")
 @click.option("--target", default="", metavar="STAGE", help="Stage that is built (default: the last one).")
-@click.option("--ignore", "ignored", multiple=True, metavar="RULE[,RULE]", help="Rules to leave out; repeatable.")
+@click.option(
+    "--ignore",
+    "ignored",
+    multiple=True,
+    metavar="RULE[,RULE]",
+    help="Rules to leave out; repeatable.",
+    shell_complete=rules,
+)
 @click.option("--fix", "rewrite", is_flag=True, help="Write the better Dockerfile; no copy of the old one is kept.")
 @click.option("--diff", "show", is_flag=True, help="Show what --fix would write, write nothing.")
 @click.option(
@@ -105,6 +113,7 @@ def _run(
         worst,
         write_text,
     )
+    from ..settings import Actions
 
     findings: list[Finding] = []
     out = []
@@ -152,6 +161,8 @@ def _run(
     else:
         _write(as_text(findings))
         print(summary(findings), file=sys.stderr)
+        if Actions.from_environment():
+            print(as_github(findings), end="", file=sys.stderr)
     level = worst(tuple(findings))
     if level in (Severity.ERROR, Severity.WARNING):
         raise click.exceptions.Exit(1)

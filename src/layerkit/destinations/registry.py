@@ -78,6 +78,7 @@ class RegistryDestination:
             {tag: descriptor.digest if descriptor else None for tag, descriptor in resolved.items()},
             previous,
             frozenset(blobs),
+            min(filter(None, (self.repository.layer_limit, self.cache.layer_limit)), default=None),
         )
 
     def _cached_blobs(self) -> frozenset[Digest]:

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from . import rules_checkpoint, rules_dependencies, rules_image
+from . import rules_checkpoint, rules_dependencies, rules_image, rules_order
 from .facts import Facts
 from .finding import Edit, Finding
 from .reading import read
@@ -16,7 +16,7 @@ __all__ = ["RULES", "Fixed", "diff", "fix", "lint"]
 
 RULES: tuple[Rule, ...] = tuple(
     sorted(
-        (*rules_checkpoint.RULES, *rules_dependencies.RULES, *rules_image.RULES),
+        (*rules_checkpoint.RULES, *rules_order.RULES, *rules_dependencies.RULES, *rules_image.RULES),
         key=lambda rule: (rule.severity.rank, rule.name),
     )
 )

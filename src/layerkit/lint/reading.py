@@ -10,7 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ..errors import ConfigurationError
-from ..runtime.instructions import Instruction, _Dockerfile, _Stage
+from ..runtime import stages
+from ..runtime.instructions import Instruction
+from ..runtime.stages import Dockerfile
 from .facts import Entry, Facts, is_checkpoint_name, is_requirements, words
 from .shell import Command, Install, commands, install
 from .tame import tame
@@ -50,7 +52,7 @@ class Step:
     user: str
     stage: int
     ignored: frozenset[str]
-    _dockerfile: _Dockerfile = field(repr=False, compare=False)
+    _dockerfile: Dockerfile = field(repr=False, compare=False)
     _memory: dict[str, object] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -254,7 +256,7 @@ def read(text: str, facts: Facts, *, file: str = "Dockerfile", target: str = "")
     }
     if problem is not None:
         return Document(file, lines, read_, problem=problem, comments=comments)
-    dockerfile = _Dockerfile(tamed, {})
+    dockerfile = Dockerfile(tamed, {})
     built = dockerfile.target(target)
     chain = [built] if len(dockerfile.stages) > _MAX_STAGES else dockerfile.chain(built)
     reader = _Reader(dockerfile, lines, spans, ignored)
@@ -283,17 +285,17 @@ class _Reader:
 
     def __init__(
         self,
-        dockerfile: _Dockerfile,
+        dockerfile: Dockerfile,
         lines: tuple[str, ...],
         spans: Mapping[int, int],
         ignored: Mapping[int, frozenset[str]],
     ) -> None:
         self.dockerfile, self.lines, self.spans, self.ignored = dockerfile, lines, spans, ignored
 
-    def start(self, stage: _Stage) -> Step:
+    def start(self, stage: stages.Stage) -> Step:
         return self._step(stage.start, self.dockerfile.globals, None, "", stage.index)
 
-    def steps(self, chain: list[_Stage]) -> list[Step]:
+    def steps(self, chain: list[stages.Stage]) -> list[Step]:
         """The steps of *chain*, each knowing what stands before it."""
         result = []
         owners = (stage.index for stage in chain for _ in stage.body)

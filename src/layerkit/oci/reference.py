@@ -45,6 +45,11 @@ class Reference:
             try:
                 digest = Digest.parse(digest_text)
             except Exception:  # noqa: BLE001 - any defect of the digest is the same defect of the reference
+                if "/" in digest_text:  # user:password@host/…, which is not repeated
+                    raise ConfigurationError(
+                        f"'…@{ascii(digest_text[:300])[1:-1]}' is not an image reference: there is a login in it",
+                        hint="take it out, and use docker login HOST",
+                    ) from None
                 raise ConfigurationError(f"{shown!a} is not an image reference: bad digest after '@'") from None
         first, slash, remainder = rest.partition("/")
         if slash and ("." in first or ":" in first or first == "localhost" or first != first.lower()):

@@ -12,6 +12,7 @@ from .credentials import Credentials, Login
 from .probe import Probe
 from .repository import Client, Repository
 from .transport import Limits
+from .ways import Way, Ways
 
 __all__ = [
     "Client",
@@ -25,4 +26,6 @@ __all__ = [
     "Repository",
     "Standing",
     "UploadDropped",
+    "Way",
+    "Ways",
 ]

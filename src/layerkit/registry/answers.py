@@ -9,10 +9,11 @@ from __future__ import annotations
 import email.utils
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 from ..errors import AuthenticationError, LayerkitError, RefusedError, TransientError, printable
 from ..oci import Digest
@@ -24,6 +25,7 @@ __all__ = [
     "MissingBlobsError",
     "Problem",
     "error_for",
+    "hide",
     "parse_range",
     "retry_after",
     "safe_text",
@@ -74,13 +76,17 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer: status, headers (names in lower case), body, and the URL that gave it after redirects."""
+    """A whole answer: status, headers (names in lower case), body, and the URL that gave it after redirects.
+
+    ``hidden`` are our secrets, which an answer may echo and ``text`` does not show.
+    """
 
     status: int
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
     url: str = field(repr=False)
     method: str = "GET"
+    hidden: frozenset[str] = field(default=frozenset(), repr=False)
 
     @property
     def ok(self) -> bool:
@@ -137,18 +143,19 @@ class Answer:
                     detail = str(problem.detail.get("message") or problem.detail.get("reason") or "")
                 said = ": ".join(part for part in (problem.message, detail) if part)
                 parts.append(f"{problem.code} {said}".strip())
-            return safe_text("; ".join(parts))
+            return safe_text("; ".join(parts), hidden=self.hidden)
         body = self.body[:MAX_ERROR_BODY].decode("utf-8", "replace")
         title = re.search(r"<title[^>]*>(.*?)</title", body, re.IGNORECASE | re.DOTALL)
         if title:
-            return safe_text(title[1])
+            return safe_text(title[1], hidden=self.hidden)
         try:
             document = json.loads(body)
         except (ValueError, RecursionError):
-            return "" if body.lstrip().startswith("<") else safe_text(body)
+            return "" if body.lstrip().startswith("<") else safe_text(body, hidden=self.hidden)
         if isinstance(document, dict):
             values = [document.get(key) for key in ("message", "error_description", "details", "error")]
-            return safe_text(next((value for value in values if isinstance(value, str) and value), ""))
+            said = next((value for value in values if isinstance(value, str) and value), "")
+            return safe_text(said, hidden=self.hidden)
         return ""
 
     @property
@@ -158,9 +165,17 @@ class Answer:
         return tuple(Digest.parse(text) for text in dict.fromkeys(re.findall(r"sha256:[0-9a-f]{64}\b", said)))
 
 
-def safe_text(text: str, limit: int = 300) -> str:
-    """*text* as one line for people: no control characters, no queries, no credentials."""
-    text = " ".join(text[:MAX_ERROR_BODY].split())
+def hide(text: str, hidden: Collection[str]) -> str:
+    """*text* without the secrets *hidden*, however they are written in it; the longest first."""
+    spellings = {form for secret in hidden for form in (secret, quote(secret, safe=""), json.dumps(secret)[1:-1])}
+    for form in sorted(spellings, key=len, reverse=True):
+        text = text.replace(form, "…")
+    return text
+
+
+def safe_text(text: str, limit: int = 300, *, hidden: Collection[str] = ()) -> str:
+    """*text* as one line for people: no control characters, no queries, no credentials, nothing of *hidden*."""
+    text = hide(" ".join(text[:MAX_ERROR_BODY].split()), hidden)
     text = re.sub(r"(https?://[^\s?\"'<>]*)\?[^\s\"'<>]*", r"\1?…", text)
     text = re.sub(r"(https?://)[^\s/@\"'<>]*@", r"\1…@", text)
     text = re.sub(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}", r"\1 …", text)

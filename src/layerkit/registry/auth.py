@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 from urllib.parse import urlencode, urlsplit
 
-from ..errors import AuthenticationError, printable
+from ..errors import AuthenticationError
 from . import urls
-from .answers import Answer, error_for
+from .answers import Answer, error_for, safe_text
 from .credentials import Credentials, Login
 
 __all__ = ["Authorizer", "Challenge", "Scopes", "parse_challenges", "scope"]
@@ -119,6 +119,11 @@ class Authorizer:
         self._lock = threading.Lock()
         self._challenges: dict[str, Challenge] = {}
         self._tokens: dict[tuple[str, str, str, Scopes], _Token] = {}
+        self._issued: frozenset[str] = frozenset()
+
+    def secrets(self) -> frozenset[str]:
+        """Every password and token that was used by now, as it is and as it is sent."""
+        return self._credentials.secrets() | self._issued  # without the lock: it may be held while a token is fetched
 
     def header(self, host: str, wanted: Scopes) -> str | None:
         """The header for a request to *host*, as far as it is known by now that it wants one."""
@@ -213,6 +218,7 @@ class Authorizer:
             raise AuthenticationError(f"{what}: the answer holds no token")
         # Registries look at a token when a request arrives, however long it then takes.
         life = min(max(life, 1.0), 24 * 3600.0)
+        self._issued |= {text}
         return _Token(f"Bearer {text}", self._clock() + life - min(10.0, life / 4))
 
     def _check_realm(self, host: str, realm: str, login: Login | None) -> None:
@@ -222,7 +228,7 @@ class Authorizer:
             name = parts.hostname or ""
         except ValueError:
             name = ""
-        shown = f"registry {host} names the token server {printable(realm.partition('?')[0], 200)}"
+        shown = f"registry {host} names the token server {safe_text(realm.partition('?')[0], 200)}"
         if not name or parts.scheme not in ("http", "https") or parts.username is not None:
             raise AuthenticationError(f"{shown}, which is no address")
         plain_is_fine = urls.is_loopback(parts.netloc) or parts.netloc in self._insecure

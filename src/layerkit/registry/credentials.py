@@ -94,6 +94,13 @@ class Credentials:
                 self._found[host] = self._look_up(host)
             return self._found[host]
 
+    def secrets(self) -> frozenset[str]:
+        """The secrets of every login that was looked up by now, as they are and as they are sent."""
+        with self._lock:
+            logins = [login for login in self._found.values() if login is not None]
+        found = {secret for login in logins for secret in (login.password, login.identity_token, login.registry_token)}
+        return frozenset(found | {login.basic.partition(" ")[2] for login in logins if login.password}) - {""}
+
     def _look_up(self, host: str) -> Login | None:
         document = self._read()
         keys = (_HUB_KEY, *_HUB_NAMES) if host in _HUB_NAMES else (host,)

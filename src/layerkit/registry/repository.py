@@ -18,7 +18,7 @@ from .content import Content, Journal
 from .credentials import Credentials
 from .transport import Limits, Transport
 from .upload import Upload
-from .ways import Memory, Way
+from .ways import Memory, Way, Ways, layer_limit
 
 __all__ = ["Client", "Repository"]
 
@@ -42,6 +42,8 @@ class Client:
         certificates: Docker's ``certs.d``.
         token_hosts: hosts besides a registry's own domain that may see its login.
         sleep: how to wait, for tests.
+        layer_limit: most bytes of one layer, instead of what a host documents.
+        ways: keeps how each host wants its blobs, for later runs.
     """
 
     def __init__(
@@ -56,8 +58,11 @@ class Client:
         certificates: Path | str = "/etc/docker/certs.d",
         token_hosts: Collection[str] = (),
         sleep: Callable[[float], object] | None = None,
+        layer_limit: int | None = None,
+        ways: Ways | None = None,
     ) -> None:
-        self.memory = Memory()
+        self.memory = Memory(ways)
+        self.layer_limit = layer_limit
         self.transport = Transport(
             credentials or Credentials(),
             insecure=insecure,
@@ -93,10 +98,16 @@ class Repository:
         self.repository = reference.repository
         self.name = reference.name
         self._memory = client.memory
+        self._layer_limit = client.layer_limit
         self._transport = client.transport
         self._root = self._transport.root(self.host)
         self._pull = scope(self.repository, "pull")
         self._push = scope(self.repository, "pull", "push")
+
+    @property
+    def layer_limit(self) -> int | None:
+        """Most bytes of one layer: what the client was told, else what the host documents; None where unknown."""
+        return self._layer_limit or layer_limit(self.host)
 
     # ---------------------------------------------------------------------------------------------------- manifests
 
@@ -461,6 +472,7 @@ class Repository:
             progress=progress,
             way=Way("chunked", chunk) if chunk else None,
             journal=journal,
+            limit=self.layer_limit,
         ).run()
 
     def put_blob(self, data: bytes) -> Digest:

@@ -24,7 +24,7 @@ from urllib3 import exceptions as faults
 from .._version import __version__
 from ..errors import AuthenticationError, ConfigurationError, LayerkitError, RefusedError, TransientError, printable
 from . import urls
-from .answers import MAX_ERROR_BODY, TRANSIENT, Answer, Fault, error_for
+from .answers import MAX_ERROR_BODY, TRANSIENT, Answer, Fault, error_for, hide
 from .auth import Authorizer, Scopes, parse_challenges
 from .connection import Connections
 from .credentials import Credentials
@@ -36,6 +36,7 @@ Chunk = bytes | bytearray | memoryview
 
 MAX_REDIRECTS = 10
 MAX_ANSWER = 8 * 1024 * 1024  # bytes of a whole answer; blobs are read as a stream
+_SHORTEST_SECRET = 4  # characters: shorter ones are found in every text
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -203,6 +204,16 @@ class Transport:
         Raises:
             TransientError: no progress in ``retries`` further attempts.
         """
+        try:
+            return self._retry(attempt, advanced)
+        except LayerkitError as error:
+            # Registries echo what they were sent, in places that nobody thinks of: an address, a challenge.
+            secrets = self.secrets()
+            error.message, error.hint = hide(error.message, secrets), hide(error.hint, secrets)
+            error.args = (error.message,)
+            raise
+
+    def _retry(self, attempt: Callable[[], T], advanced: Callable[[], int]) -> T:
         mark, fruitless = advanced(), 0
         try:
             return attempt()
@@ -257,6 +268,12 @@ class Transport:
             self._managers.clear()
         for manager in managers:
             manager.clear()
+
+    def secrets(self) -> frozenset[str]:
+        """What was shown to registries, token servers and proxies by now, and must be shown to nobody else."""
+        logins = (urlsplit(proxy) for proxy in self._proxies.values())
+        proxies = {unquote(parts.password) for parts in logins if parts.password}
+        return frozenset(secret for secret in self._authorizer.secrets() | proxies if len(secret) >= _SHORTEST_SECRET)
 
     @property
     def stopped(self) -> bool:
@@ -360,7 +377,9 @@ class Transport:
         if len(body) > limit and not failed:
             raise RefusedError(f"{what}: the answer is over {limit} bytes")
         headers = {name.lower(): value for name, value in response.headers.items()}
-        return Answer(response.status, headers, bytes(body[:limit]), url, method)
+        return Answer(
+            response.status, headers, bytes(body[:limit]), url, method, self.secrets() if failed else frozenset()
+        )
 
     def chunks(self, response: urllib3.BaseHTTPResponse, size: int, what: str, url: str) -> Iterator[bytes]:
         """The body of a streamed answer in chunks of at most *size* bytes; a break in it is a Fault."""

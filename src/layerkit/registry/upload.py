@@ -16,7 +16,7 @@ from .answers import Answer, Fault, error_for, parse_range
 from .auth import Scopes
 from .content import Content, Journal, Reader, Standing, UploadDropped
 from .transport import Body, Chunk, Transport
-from .ways import Memory, Way, default_way, layer_limit, smaller
+from .ways import Memory, Way, default_way, smaller
 
 __all__ = ["Upload"]
 
@@ -34,6 +34,7 @@ class Upload:
         progress: called with the number of the blob's bytes that are sent; falls back when they must be sent again.
         way: instead of what is remembered for the host.
         journal: where it is kept how far the upload is, beyond this process.
+        limit: most bytes that the registry takes.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Upload:
         progress: Callable[[int], None],
         way: Way | None = None,
         journal: Journal | None = None,
+        limit: int | None = None,
     ) -> None:
         self._transport = transport
         self._memory = memory
@@ -76,6 +78,7 @@ class Upload:
         self._asked_in_vain = 0
         self._digest: Digest | None = None  # once it is known
         self._journal = journal
+        self._limit = limit
         self._inherited = False  # the session is an earlier run's
         self.sent = 0
 
@@ -94,9 +97,16 @@ class Upload:
             while True:
                 try:
                     self._transport.retry(self._attempt, advanced=lambda: self._best)
-                    return self.sent
                 except _Again:
                     continue
+                except RefusedError:
+                    if self._given is not None or not self._memory.doubt(self._host):
+                        raise
+                    self._cancel()  # an earlier run's way is no good any more: it is found anew
+                    continue
+                if self._given is None:
+                    self._memory.confirm(self._host)
+                return self.sent
         except TransientError:
             raise
         except (LayerkitError, UploadDropped):
@@ -106,10 +116,9 @@ class Upload:
             self._reader.close()
 
     def _check_limit(self) -> None:
-        limit = layer_limit(self._host)
-        if limit is not None and self._size > limit:
+        if self._limit is not None and self._size > self._limit:
             raise RefusedError(
-                f"{self._what('upload')}: {self._host} takes layers of at most {limit} bytes",
+                f"{self._what('upload')}: {self._host} takes layers of at most {self._limit} bytes",
                 hint="save the checkpoint as several files (shards): each large file is a layer of its own",
             )
 
@@ -133,7 +142,10 @@ class Upload:
         self._may_be_done = standing.held == self._size
 
     def _record(self) -> None:
-        if self._journal is not None and self._session is not None:
+        if self._journal is None or self._session is None:
+            return
+        # A registry that puts our token into its addresses has its uploads begun again: no secret is kept.
+        if not any(secret in self._session for secret in self._transport.secrets()):
             self._journal.save(Standing(self._session, self._held, self._least_chunk))
 
     def _attempt(self) -> None:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 import threading
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
-__all__ = ["CHUNK", "LARGE", "Memory", "Way", "default_way", "layer_limit", "smaller"]
+__all__ = ["CHUNK", "LARGE", "Memory", "Way", "Ways", "default_way", "layer_limit", "smaller"]
 
 MIB = 1024 * 1024
 # From this size on a blob goes in large chunks: where a registry, or a proxy that buffers requests before it, keeps
@@ -66,21 +66,57 @@ def default_way(host: str, size: int) -> Way:
     return Way("chunked", CHUNK) if size >= LARGE and not _STREAM_ONLY.fullmatch(host) else Way()
 
 
-class Memory:
-    """The way that each host was found to need. Thread-safe; one for each client."""
+class Ways(Protocol):
+    """Keeps what was learned of hosts beyond the end of the process."""
 
-    def __init__(self) -> None:
+    def load(self, host: str) -> Way | None:
+        """The way that *host* was found to need, where that is not long ago."""
+
+    def save(self, host: str, way: Way | None) -> None:
+        """*host* needs that way; None: nothing is known of it any more."""
+
+
+class Memory:
+    """The way that each host was found to need. Thread-safe; one for each client.
+
+    What was learned is believed at once in this process. Later runs are told of it once a blob has arrived by it: a
+    passing fault, or a file that no way could send, teaches them nothing.
+    """
+
+    def __init__(self, ways: Ways | None = None) -> None:
         self._lock = threading.Lock()
         self._ways: dict[str, Way] = {}
+        self._kept = ways
+        self._loaded: dict[str, Way | None] = {}  # what an earlier run has found
 
     def way(self, host: str, size: int = 0) -> Way:
         """How to send *size* bytes to *host*."""
         with self._lock:
-            known = self._ways.get(host)
-        return known or default_way(host, size)
+            if host not in self._loaded:
+                self._loaded[host] = self._kept.load(host) if self._kept is not None else None
+            return self._ways.get(host) or self._loaded[host] or default_way(host, size)
 
     def learn(self, host: str, tried: Way, better: Way) -> None:
         """*tried* was refused: *better* from now on, unless another thread has learned something meanwhile."""
         with self._lock:
             if self._ways.get(host) in (None, tried):
                 self._ways[host] = better
+
+    def confirm(self, host: str) -> None:
+        """A blob has arrived: the way by which it did is kept, where it was learned."""
+        with self._lock:
+            way = self._ways.get(host)
+            if way is not None and way != self._loaded.get(host) and self._kept is not None:
+                self._kept.save(host, way)
+                self._loaded[host] = way
+
+    def doubt(self, host: str) -> bool:
+        """*host* refuses a blob. Whether an earlier run's way may be why: it is forgotten then."""
+        with self._lock:
+            if self._loaded.get(host) is None:
+                return False
+            self._loaded[host] = None
+            self._ways.pop(host, None)
+            if self._kept is not None:
+                self._kept.save(host, None)
+            return True

@@ -1,10 +1,12 @@
 """What BuildKit builds: base, dependencies and code, and the place where the checkpoint goes."""
 
+from .checkpoint_copy import CheckpointCopy, find_checkpoint_copy
 from .context import ContextFile, find_files, find_includes, materialise, read_requirements
 from .dockerfile import CHECKPOINT_TARGET, DEFAULT_EXCLUDES, generate, ignore_file
 from .dockerignore import Matcher
-from .instructions import CheckpointCopy, Instruction, base_images, find_checkpoint_copy, instructions
+from .instructions import Instruction, instructions
 from .requirements import Entry, Requirements
+from .stages import base_images
 
 __all__ = [
     "CHECKPOINT_TARGET",

@@ -13,12 +13,15 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from platform import machine
 
 from ..errors import ConfigurationError
-from ..project import Project
-from .dockerfile import DEFAULT_EXCLUDES, has_wildcard
+from ..project import Project, parse_toml
+from .declared import from_pyproject, from_uv_lock, is_declared, split_extras
+from .dockerfile import DEFAULT_EXCLUDES
 from .dockerignore import Matcher, Pattern
 from .requirements import Requirements, parse
+from .words import has_wildcard
 
 __all__ = ["ContextFile", "find_files", "find_includes", "materialise", "read_requirements"]
 
@@ -79,7 +82,17 @@ def read_requirements(project: Project) -> Requirements | None:
         except UnicodeDecodeError as error:
             raise ConfigurationError(f"dependencies.requirements: {path}: not UTF-8 at byte {error.start}") from None
 
-    return parse(name, read)
+    if not is_declared(name):
+        return parse(name, read)
+    path, extras = split_extras(name)
+    document = parse_toml(read(path), path)
+    if not path.endswith("uv.lock"):
+        return from_pyproject(path, document, extras)
+    beside = posixpath.join(posixpath.dirname(path), "pyproject.toml")
+    described = parse_toml(read(beside), beside) if (project.root / beside).is_file() else {}
+    # As "linux/arm/v7"; and this machine's own, for which is built where none is said.
+    architectures = [platform.split("/")[1] for platform in project.image.platforms] + [machine()]
+    return from_uv_lock(path, document, extras, described=described, architectures=architectures)
 
 
 # ------------------------------------------------------------------------------------------------------------- files

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 
 from ..errors import ConfigurationError
 
-__all__ = ["Entry", "Requirements", "credentials", "normalise", "parse"]
+__all__ = ["Entry", "Requirements", "credentials", "entry_of", "normalise", "parse"]
 
 # PEP 508, "Names", and an optional list of extras.
 _NAME = re.compile(r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)\s*(?P<extras>\[[^\]]*\])?\s*(?P<rest>.*)")
@@ -86,7 +86,8 @@ class Requirements:
     """A requirements file with all that it includes.
 
     Attributes:
-        files: paths relative to the project folder, the file itself first.
+        files: paths relative to the project folder, the file itself first; none where the entries are from no
+            requirements file (``declared``).
         entries: in the order in which pip reads them, constraints among them.
         options: global options as written (``--extra-index-url https://…``), without includes.
         hashed: some entry has a hash, or ``--require-hashes`` is there: pip then checks all.
@@ -96,6 +97,11 @@ class Requirements:
     entries: tuple[Entry, ...]
     options: tuple[str, ...]
     hashed: bool
+
+    @property
+    def inline(self) -> bool:
+        """There is no file that an installer could read: steps have the entries in their own text."""
+        return not self.files
 
     @property
     def installed(self) -> tuple[Entry, ...]:
@@ -167,7 +173,7 @@ class _Parser:
 
     def line(self, file: str, number: int, line: str, chain: tuple[str, ...], constraint: bool) -> None:
         if not line.startswith("-"):
-            self.entries.append(_entry(file, number, line, constraint))
+            self.entries.append(entry_of(file, number, line, constraint))
             self.hashed = self.hashed or "--hash=" in line
             return
         found = _OPTION.fullmatch(line)
@@ -218,7 +224,12 @@ def _lines(text: str) -> list[tuple[int, str]]:
     return [(number, re.sub(r"\s+", " ", line)) for number, line in cleaned if line]
 
 
-def _entry(file: str, number: int, line: str, constraint: bool) -> Entry:
+def entry_of(file: str, number: int, line: str, constraint: bool) -> Entry:
+    """The entry that *line* is, comments left out; *number* is 0 where it is no line of a requirements file.
+
+    Raises:
+        ConfigurationError: it is no requirement, or names something local.
+    """
     if any(ord(c) < 32 or ord(c) == 127 for c in line):
         raise ConfigurationError(f"{_place(file, number)}: a control character in a requirement")
     requirement = line.split(" ;")[0].split(" --")[0].strip()

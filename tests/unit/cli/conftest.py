@@ -31,6 +31,7 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("LAYERKIT_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
     monkeypatch.delenv("BUILDKIT_PROGRESS", raising=False)
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
     before = signal.getsignal(signal.SIGTERM)
 
     def start(*arguments: str | Path) -> Done:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from layerkit.errors import ConfigurationError
 from layerkit.project import Checkpoint, Code, Dependencies, Image, Project, Secret
 from layerkit.runtime import Matcher, base_images, find_checkpoint_copy, generate, ignore_file, instructions
-from layerkit.runtime.dockerfile import _quote
-from layerkit.runtime.instructions import _Dockerfile
 from layerkit.runtime.requirements import Requirements, parse
+from layerkit.runtime.stages import Dockerfile
+from layerkit.runtime.words import quote
 
 
 def requirements(text: str) -> Requirements:
@@ -74,7 +74,7 @@ def test_environment_is_literal(env: dict[str, str]) -> None:
                 line = next(line for line in text.split("\n") if line.startswith(name))
                 at = text.index(line) + len(name) + 1
                 pairs = text[at : text.index("\nLABEL" if name == "ENV" else "\nCOPY", at)].split(" \\\n    ")
-                reader = _Dockerfile("FROM a", {})
+                reader = Dockerfile("FROM a", {})
                 found = dict(reader.expand(pair, {})[0].partition("=")[::2] for pair in pairs)
                 assert found == env
 
@@ -93,7 +93,7 @@ def test_command_is_literal(command: list[str]) -> None:
 @given(st.text(alphabet=st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), min_size=1))
 def test_quote(text: str) -> None:
     """A requirement is one word for the shell, and that word is the requirement."""
-    assert shlex.split(_quote(text)) == [text]
+    assert shlex.split(quote(text)) == [text]
 
 
 @pytest.mark.parametrize("where", ["env", "labels"])

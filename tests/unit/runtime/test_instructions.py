@@ -260,3 +260,10 @@ def test_any_text(text: str) -> None:
     for question in (base_images, find_checkpoint_copy):
         with contextlib.suppress(ConfigurationError):
             question("FROM a\n" + text)
+
+
+def test_values_that_grow() -> None:
+    """Lines that double a variable over and over are refused, before they fill the memory."""
+    text = "FROM a\nENV a=xxxxxxxx\n" + "ENV a=$a$a\n" * 60 + "COPY --link --from=checkpoint . /m/"
+    with pytest.raises(ConfigurationError, match="a value of over 65536 characters"):
+        find_checkpoint_copy(text)

@@ -1,0 +1,217 @@
+"""What a run in GitHub Actions tells it: groups, annotations, outputs, the summary of the job.
+
+Formats are GitHub's ("Workflow commands for GitHub Actions"). All commands go to standard error: standard output
+carries the result. Text that is not ours is kept from being read as a command.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..errors import ConfigurationError, LayerkitError, printable
+from .text import duration, size
+
+if TYPE_CHECKING:
+    from ..planner import Plan
+    from ..results import Result
+    from ..settings import Actions
+
+__all__ = ["annotate", "annotation", "harmless", "outputs", "plan_done", "result_done", "summary"]
+
+Level = Literal["error", "warning", "notice"]
+_MAX_SUMMARY = 1024 * 1024  # bytes of one step's summary that GitHub takes
+
+
+def _data(text: str) -> str:
+    """*text* as a command's message (GitHub's toolkit, ``escapeData``), lone surrogates escaped."""
+    shown = "".join(ascii(c)[1:-1] if "\ud800" <= c <= "\udfff" else c for c in text)
+    return shown.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")
+
+
+def annotation(
+    level: Level, message: str, *, title: str = "layerkit", file: str = "", line: int = 0, column: int = 0
+) -> str:
+    """One workflow command that makes an annotation."""
+    places = {"file": file, "line": str(line or ""), "col": str(column or ""), "title": title}
+    words = ",".join(f"{name}={_property(value)}" for name, value in places.items() if value)
+    return f"::{level} {words}::{_data(message)}"
+
+
+def harmless(line: str) -> str:
+    """A line with text of others: a command (``::``) may start it, one of the older kind (``##[``) be anywhere."""
+    shown = line.replace("##[", "## [")
+    return shown.replace("::", ": :", 1) if shown.lstrip().startswith("::") else shown
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def annotate(actions: Actions, error: LayerkitError) -> None:
+    """An error as annotations: one for each problem that has a line, else one."""
+    problems = error.problems if isinstance(error, ConfigurationError) else ()
+    hint = f"\n{error.hint}" if error.hint else ""
+    placed = [problem for problem in problems if problem.file]
+    for problem in placed:
+        message = ": ".join(part for part in (problem.where, problem.message) if part)
+        message += f" ({problem.hint})" if problem.hint else ""
+        _say(
+            annotation(
+                "error",
+                printable(message) + printable(hint),
+                title="layerkit: configuration",
+                file=_below_workspace(actions, problem.file),
+                line=problem.line,
+                column=problem.column,
+            )
+        )
+    if not placed:
+        kind = type(error).__name__.removesuffix("Error").lower()
+        _say(annotation("error", printable(error.message + hint), title=f"layerkit: {kind}"))
+
+
+def _below_workspace(actions: Actions, file: str) -> str:
+    """Annotations name files from the top of the repository, whatever folder a step works in."""
+    path = os.path.abspath(file)  # noqa: PTH100 - links stay as they are written
+    if actions.workspace is None:
+        return file
+    relative = os.path.relpath(path, actions.workspace)
+    return file if relative.startswith("..") else relative
+
+
+# ------------------------------------------------------------------------------------------------ outputs, summary
+
+
+def outputs(actions: Actions, values: Mapping[str, str]) -> None:
+    """Append *values* to the step's outputs; each between marks that nobody can guess, so that none ends early.
+
+    Raises:
+        ConfigurationError: the file cannot be written.
+    """
+    text = ""
+    for name, value in values.items():
+        mark = f"layerkit-{secrets.token_hex(16)}"
+        text += f"{name}<<{mark}\n{value}\n{mark}\n"
+    _append(actions.output, text, "GITHUB_OUTPUT")
+
+
+def summary(actions: Actions, markdown: str) -> None:
+    """Append *markdown* to the job's summary.
+
+    Raises:
+        ConfigurationError: the file cannot be written.
+    """
+    raw = markdown.encode("utf-8", "backslashreplace")[: _MAX_SUMMARY // 2]
+    _append(actions.summary, raw.decode("utf-8", "ignore"), "GITHUB_STEP_SUMMARY")
+
+
+def _append(path: Path | None, text: str, name: str) -> None:
+    if path is None:
+        return
+    try:
+        with path.open("a", encoding="utf-8", errors="backslashreplace") as stream:
+            stream.write(text)
+    except OSError as error:
+        raise ConfigurationError(f"{name}: {path}: cannot be written: {error.strerror}") from None
+
+
+def result_done(actions: Actions, result: Result) -> None:
+    """Outputs and summary of a build."""
+    document = result.to_json()
+    outputs(
+        actions,
+        {
+            "reference": result.reference,
+            "digest": str(result.digest),
+            "tags": "\n".join(result.tags),
+            "rebuilt": " ".join(result.rebuilt),
+            "way": result.way,
+            "builder-ran": _flag(result.builder_ran),
+            "bytes-to-builder": str(result.bytes_sent),
+            "bytes-uploaded": str(result.uploaded),
+            "bytes-reused": str(result.reused),
+            "json": json.dumps(document),
+        },
+    )
+    rows = [
+        (
+            layer.role + (f" {layer.platform}" if layer.platform else ""),
+            layer.action,
+            size(layer.size),
+            str(layer.digest),
+        )
+        for layer in result.layers
+    ]
+    ran = f"ran, {size(result.bytes_sent)} sent to it" if result.builder_ran else "did not run"
+    lines = [
+        f"### layerkit build: {_text(', '.join(result.tags))}",
+        "",
+        f"{_code(result.reference)}",
+        "",
+        *_table(("layer", "action", "size", "digest"), rows),
+        "",
+        f"Rebuilt: **{', '.join(result.rebuilt) or 'nothing'}** · BuildKit {ran} · checkpoint read"
+        f" {size(result.checkpoint_read)} · uploaded {size(result.uploaded)} · reused {size(result.reused)}"
+        f" · {duration(result.seconds['total'])}",
+    ]
+    lines += ["", f"Built by BuildKit as a whole: {_text(result.why)}"] if result.way != "compose" else []
+    summary(actions, "\n".join(lines) + "\n\n")
+
+
+def plan_done(actions: Actions, plan: Plan) -> None:
+    """Outputs and summary of a plan."""
+    outputs(
+        actions,
+        {
+            "changes": _flag(plan.changes),
+            "digest": str(plan.digest or ""),
+            "tags": "\n".join(plan.tags),
+            "json": json.dumps(plan.to_json()),
+        },
+    )
+    rows = [
+        (layer.role, layer.action, size(layer.bytes_to_builder), size(layer.bytes_to_upload), layer.reason)
+        for layer in plan.layers
+    ]
+    lines = [
+        f"### layerkit plan: {_text(', '.join(plan.tags))}",
+        "",
+        *_table(("layer", "action", "to builder", "to upload", "why"), rows),
+        "",
+        "BuildKit runs." if plan.platforms_to_build else "BuildKit does not run.",
+    ]
+    summary(actions, "\n".join(lines) + "\n\n")
+
+
+def _flag(value: object) -> str:
+    return "true" if value else "false"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    last = head.index("digest") if "digest" in head else -1
+    return lines + [
+        "| " + " | ".join(_code(cell) if at == last else _text(cell) for at, cell in enumerate(row)) + " |"
+        for row in rows
+    ]
+
+
+def _code(text: str) -> str:
+    return f"`{printable(text).replace('`', '')}`"
+
+
+def _text(text: Any) -> str:
+    """*text* that no Markdown or HTML is made of, on one line."""
+    shown = printable(str(text)).replace("\n", " ")
+    shown = shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return "".join(f"\\{c}" if c in "\\`*_[]|~#" else c for c in shown)
