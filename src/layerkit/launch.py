@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from .destinations.base import checkpoint_tag
-from .errors import CheckpointError, ConfigurationError
-from .fingerprint import Base, CheckpointInputs, fingerprint
+from .errors import ConfigurationError
+from .fingerprint import CheckpointInputs, checkpoint_inputs
 from .oci import Reference
 from .project import Project
 from .request import named
 from .running import Bind, ImageMount, Service
-from .settings import Settings
 from .state import State
 
-__all__ = ["Launch", "launch", "published"]
+__all__ = ["launch", "published"]
 
-_PORT = re.compile(r"(?:(?P<host>\[[0-9a-fA-F:]+\]|[0-9.]+):)?(?:(?P<outer>\d{1,5}):)?(?P<inner>\d{1,5})(?:/tcp)?")
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """What to run. ``bound`` is the same with the weights of this machine, where the first wants an image mounted."""
-
-    service: Service
-    bound: Callable[[], Service] | None = None
+_HOST = r"\[[0-9a-fA-F:]+\]|\d{1,3}(?:\.\d{1,3}){3}"
+_PORT = re.compile(rf"(?:(?P<host>{_HOST}):)?(?:(?P<outer>\d{{1,5}}):)?(?P<inner>\d{{1,5}})(?:/tcp)?")
+_GPUS = re.compile(r"|all|[1-9]\d{0,2}|device=[A-Za-z0-9-]+(?:,[A-Za-z0-9-]+)*")
 
 
 def published(ports: Sequence[str], expose: Sequence[int]) -> dict[int, str]:
@@ -46,6 +39,8 @@ def published(ports: Sequence[str], expose: Sequence[int]) -> dict[int, str]:
         numbers = [int(match[name]) for name in ("outer", "inner") if match[name]] if match else []
         if match is None or not all(0 < number < 65536 for number in numbers):
             raise ConfigurationError(f"-p {text}: no port", hint="-p [HOST:][PORT:]CONTAINER_PORT, as in -p 8080:8000")
+        if int(match["inner"]) in found:
+            raise ConfigurationError(f"-p {text}: the container's port {match['inner']} is published already")
         outer = match["outer"] or match["inner"]
         found[int(match["inner"])] = f"{match['host']}:{outer}" if match["host"] else outer
     return found
@@ -53,15 +48,15 @@ def published(ports: Sequence[str], expose: Sequence[int]) -> dict[int, str]:
 
 def launch(
     project: Project,
-    settings: Settings,
+    state: State,
     *,
     tag: str = "",
     ports: Sequence[str] = (),
-    environment: Mapping[str, str] | None = None,
+    environment: Mapping[str, str | None] | None = None,
     gpus: str = "",
     name: str = "",
     arguments: Sequence[str] = (),
-) -> Launch:
+) -> Service:
     """What ``layerkit run`` starts or prints. The checkpoint is looked at, not read.
 
     Raises:
@@ -69,57 +64,53 @@ def launch(
         CheckpointError: the weights are not there.
     """
     project, tags = named(project, [tag] if tag else ())
-    reference = Reference.parse(project.image.name).with_tag(tags[0])
-    variables = dict(environment or {})
-    base = Service(
-        name or _label(project.image.name),
+    reference = Reference.parse(project.image.name)
+    if not _GPUS.fullmatch(gpus):
+        raise ConfigurationError(f"--gpus {gpus}: no GPUs", hint="--gpus all, --gpus 2, or --gpus device=0,1")
+    service = Service(
+        _label(name or project.image.name.rpartition("/")[2]),
         f"{reference.familiar}:{tags[0]}",
         tuple(arguments),
-        variables,
+        dict(environment or {}),
         published(ports, project.image.expose),
-        (),
-        gpus,
+        gpus=gpus,
     )
-    placement = project.checkpoint.placement if project.checkpoint else "layer"
-    if placement == "layer":
-        return Launch(base)
-    with State(settings.state_folder) as state:
-        found = fingerprint(project, state, platforms=(settings.platform,), resolve=lambda text: Base()).checkpoint
+    if project.checkpoint is None or project.checkpoint.placement == "layer":
+        return service
+    found = checkpoint_inputs(project, state)
     assert found is not None
-    if found.digest is not None:
-        variables.setdefault("LAYERKIT_CHECKPOINT_DIGEST", str(found.digest))
+    folder = "/" + found.ownership.target.strip("/")
+    if folder == "/":
+        raise ConfigurationError("checkpoint.target: nothing can be mounted at /", hint='target = "/app/model/"')
+    if project.checkpoint.placement == "volume":
+        return replace(service, mounts=_binds(project, found, folder))
+    return replace(
+        service,
+        mounts=(ImageMount(_checkpoint_image(project, found), folder),),
+        environment={"LAYERKIT_CHECKPOINT_DIGEST": str(found.digest), **service.environment},
+    )
 
-    def with_mounts(*mounts: Bind | ImageMount) -> Service:
-        return Service(base.name, base.image, base.arguments, variables, base.ports, mounts, gpus)
 
-    def bound() -> Service:
-        return with_mounts(*_binds(project, found))
-
-    if placement == "volume":
-        return Launch(bound())
+def _checkpoint_image(project: Project, found: CheckpointInputs) -> str:
     if found.key is None:
         raise ConfigurationError(
-            "placement = 'artifact': which checkpoint image it is, is known once the weights were read",
+            'placement = "artifact": which checkpoint image it is, is known once the weights were read on this machine',
             hint="layerkit build --push",
         )
     kept = Reference.parse(project.cache.repository or project.image.name)
-    image = f"{kept.familiar}:{checkpoint_tag(found.key)}"
-    return Launch(with_mounts(ImageMount(image, found.ownership.target.rstrip("/"))), bound)
+    return f"{kept.familiar}:{checkpoint_tag(found.key)}"
 
 
-def _binds(project: Project, found: CheckpointInputs) -> tuple[Bind, ...]:
+def _binds(project: Project, found: CheckpointInputs, folder: str) -> tuple[Bind, ...]:
     """The folder as it is, or file for file."""
     assert project.checkpoint is not None
     start = Path(project.root, Path(project.checkpoint.path).expanduser()).absolute()
-    target = found.ownership.target
     if start.is_dir():
-        return (Bind(start, target.rstrip("/") or "/"),)
-    if not found.files:
-        raise CheckpointError(f"checkpoint: nothing at {project.checkpoint.path}")
-    return tuple(Bind(file.source, str(PurePosixPath(target, file.path))) for file in found.files)
+        return (Bind(start, folder, folder),)
+    return tuple(Bind(file.source.absolute(), str(PurePosixPath(folder, file.path)), folder) for file in found.files)
 
 
-def _label(repository: str) -> str:
-    """A DNS label (RFC 1123) of the repository's last part: what containers, services and Deployments are called."""
-    label = re.sub(r"[^a-z0-9-]+", "-", repository.rpartition("/")[2].lower()).strip("-")[:40].strip("-")
+def _label(text: str) -> str:
+    """A DNS label (RFC 1123): what services and Deployments may be called."""
+    label = re.sub(r"[^a-z0-9-]+", "-", text.lower()).strip("-")[:40].strip("-")
     return label or "model"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from ..errors import ConfigurationError, printable
-from .app import load_project, project_options
+from .app import Terminated, load_project, project_options
 
 if TYPE_CHECKING:
     from ..containers import Containers
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 
-@click.command(context_settings={"ignore_unknown_options": False})
+@click.command()
 @project_options
 @click.option("-t", "--tag", default="", metavar="TAG", help="v2, or REPO:v2 (default: latest).")
 @click.option(
@@ -29,11 +31,18 @@ __all__ = ["run"]
     metavar="[HOST:][PORT:]PORT",
     help="Ports (default: those exposed, on 127.0.0.1).",
 )
-@click.option("-e", "--env", "environment", multiple=True, metavar="NAME[=VALUE]", help="Variables; repeatable.")
-@click.option("--gpus", default="", metavar="all|N|device=…", help="GPUs, as docker run takes them.")
+@click.option(
+    "-e",
+    "--env",
+    "environment",
+    multiple=True,
+    metavar="NAME[=VALUE]",
+    help="Variables; one without a value has that of here, and is printed without it. Repeatable.",
+)
+@click.option("--gpus", default="", metavar="all|N|device=LIST", help="GPUs, as docker run takes them.")
 @click.option("--name", default="", metavar="NAME", help="Of the container, service or Deployment.")
 @click.option("-d", "--detach", is_flag=True, help="In the background; prints the container's id.")
-@click.option("-i", "--interactive", is_flag=True, help="With this terminal as its own.")
+@click.option("-i", "--interactive", is_flag=True, help="With this terminal, or standard input, as its own.")
 @click.option("--keep", is_flag=True, help="Do not delete the container when it has ended.")
 @click.option(
     "--print",
@@ -60,102 +69,113 @@ def run(
     """Run the image that was built, with its weights.
 
     Where checkpoint.placement keeps them out of the image they are mounted read-only: "volume" from this machine,
-    "artifact" from their own image. Ends with the container's exit status.
+    "artifact" from the checkpoint-KEY image. ARGS take the place of the image's command. Ends with the container's
+    exit status; Ctrl-C is the container's, and a second one ends it.
     """
     from ..launch import launch
     from ..settings import Settings
+    from ..state import State
 
     if detach and interactive:
         raise click.UsageError("--detach and --interactive exclude each other")
     settings = Settings.from_environment()
     project = load_project(folder, file, overrides)
-    found = launch(
-        project,
-        settings,
-        tag=tag,
-        ports=ports,
-        environment=_variables(environment, settings.environment),
-        gpus=gpus,
-        name=name,
-        arguments=arguments,
-    )
+    with State(settings.state_folder) as state:
+        service = launch(
+            project,
+            state,
+            tag=tag,
+            ports=ports,
+            environment=dict(map(_variable, environment)),
+            gpus=gpus,
+            name=name,
+            arguments=arguments,
+        )
     if form is not None:
-        click.echo(_printed(found.service, form), nl=False)
+        click.echo(_printed(service, form), nl=False)
         return
     from ..containers import Containers
     from ..engine import Engine
+    from ..running import ImageMount
 
     containers = Containers(Engine(environment=settings.environment))
-    service = found.service
-    hint = f"layerkit build{f' -t {tag}' if tag else ''}"
-    containers.bring(service.image, hint)
-    if found.bound is not None:
-        if containers.mounts_images():
-            for place in service.mounts:
-                containers.bring(getattr(place, "reference", ""), "layerkit build --push")
-        else:
-            print(
-                "note: this Docker mounts no images (28 with the containerd image store does);"
-                " the weights of this machine are mounted",
-                file=sys.stderr,
-            )
-            service = found.bound()
+    containers.bring(service.image, f"layerkit build{f' -t {tag}' if tag else ''}")
+    for place in service.mounts:
+        if isinstance(place, ImageMount):
+            containers.bring(place.reference, "layerkit build --push puts it into the registry")
     status = _started(containers, service, name=name, detach=detach, interactive=interactive, keep=keep)
     if status:
         raise click.exceptions.Exit(status)
 
 
-def _variables(given: tuple[str, ...], surroundings: object) -> dict[str, str]:
-    """NAME=VALUE as it is; NAME alone has the value that it has here, as with docker."""
-    found = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not name:
-            raise ConfigurationError(f"-e {text}: no variable", hint="-e NAME=VALUE")
-        if equals:
-            found[name] = value
-        elif isinstance(surroundings, dict) and name in surroundings:
-            found[name] = surroundings[name]
-    return found
+def _variable(text: str) -> tuple[str, str | None]:
+    """NAME=VALUE as it is; NAME alone has the value that it has where the container is started, as with docker."""
+    name, equals, value = text.partition("=")
+    if not name:
+        raise ConfigurationError(f"-e {text}: no variable", hint="-e NAME=VALUE")
+    return name, value if equals else None
 
 
 def _printed(service: Service, form: str) -> str:
-    from ..running import compose_file, docker_run, manifests, shell
+    from ..running import compose_file, docker_run, manifests, needs
 
+    if form == "docker":
+        return docker_run(service)
     if form == "compose":
-        return compose_file(service)
-    if form == "k8s":
-        return manifests(service)
-    return shell(("docker", *docker_run(service, "--rm"))) + "\n"
+        return _yaml([compose_file(service)])
+    return "".join(f"# {line}\n" for line in needs(service)) + _yaml(manifests(service))
+
+
+def _yaml(documents: Iterable[object]) -> str:
+    """As YAML of which every reader makes the same.
+
+    PyYAML leaves what YAML 1.1 takes for text as it is; Go's readers, of Compose and kubectl, take 1e3 for a number
+    and y for a truth. So whatever is not plainly a word is quoted.
+    """
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+            super().increase_indent(flow, False)
+
+    def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+        plain = re.fullmatch(r"[A-Za-z_/][A-Za-z0-9_./-]+", value)
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=None if plain else '"')
+
+    Dumper.add_representer(str, text)
+    return yaml.dump_all(documents, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=1_000_000)
 
 
 def _started(
     containers: Containers, service: Service, *, name: str, detach: bool, interactive: bool, keep: bool
 ) -> int:
-    from ..running import docker_run
+    from ..running import options
 
-    options = [*(("--name", name) if name else ()), *(("--interactive", "--tty") if interactive else ())]
-    if detach and not keep:
-        options.append("--rm")
-    container = containers.create(docker_run(service, *options)[1:])
+    terminal = interactive and sys.stdin.isatty()
+    container = containers.create(
+        options(service), name=name, interactive=interactive, tty=terminal, rm=detach and not keep
+    )
+    ended = True
     try:
-        if interactive:
-            return containers.attach(container)
-        containers.start(container)
-        for port, address in sorted(service.ports.items()):
-            print(f"port {port} is at {printable(address)}", file=sys.stderr)
         if detach:
+            containers.start(container)
+            ended = False
+            _say_ports(service)
             print(container)
             return 0
-        containers.follow(container)
-        return containers.status(container)
-    except KeyboardInterrupt:
-        print("stopping the container", file=sys.stderr)
-        containers.stop(container)
-        return 130
-    except BaseException:
-        containers.stop(container)
-        raise
+        _say_ports(service)
+        return containers.attach(container, input_=interactive, terminal=terminal, stopping=_say_stopping)
+    except Terminated:
+        return 143
     finally:
-        if not detach and not keep:
+        if ended and not keep:
             containers.remove(container)
+
+
+def _say_ports(service: Service) -> None:
+    for port, address in sorted(service.ports.items()):
+        print(f"port {port} is at {printable(address)}", file=sys.stderr)
+
+
+def _say_stopping() -> None:
+    print("Ctrl-C was passed on; a second one ends the container", file=sys.stderr)

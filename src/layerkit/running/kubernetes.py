@@ -1,4 +1,4 @@
-"""Kubernetes manifests for a service: a Deployment, and a Service where it has ports.
+"""Kubernetes manifests for a service, as data: a Deployment, and a Service where it has ports.
 
 Weights of this machine become a PersistentVolumeClaim, which somebody fills; those of an image become an image volume
 (Kubernetes documentation, "Use an Image Volume With a Pod"), from the very blobs that were pushed.
@@ -6,31 +6,29 @@ Weights of this machine become a PersistentVolumeClaim, which somebody fills; th
 
 from __future__ import annotations
 
-import posixpath
 from typing import Any
 
 from .service import Bind, ImageMount, Service
-from .yaml import dump
 
-__all__ = ["manifests"]
-
-
-def manifests(service: Service) -> str:
-    """The manifests as one YAML stream, for ``kubectl apply -f -``."""
-    documents = [_deployment(service)] + ([_service(service)] if service.ports else [])
-    return "---\n".join([_comment(service), *(dump(document) for document in documents)]).removeprefix("---\n")
+__all__ = ["manifests", "needs"]
 
 
-def _comment(service: Service) -> str:
-    binds = [place for place in service.mounts if isinstance(place, Bind)]
-    if not binds:
-        return ""
-    names = ", ".join(posixpath.basename(str(place.source)) for place in binds)
-    printable = "".join(c if c.isprintable() else "?" for c in names)
-    return (
-        f"# The weights ({printable}) are expected in the PersistentVolumeClaim {service.name}-weights,\n"
-        "# under their own names. placement = \"artifact\" needs none: the cluster mounts them from the registry.\n"
-    )
+def manifests(service: Service) -> tuple[dict[str, Any], ...]:
+    """The manifests, for ``kubectl apply -f -``."""
+    return (_deployment(service), *((_service(service),) if service.ports else ()))
+
+
+def needs(service: Service) -> tuple[str, ...]:
+    """What the cluster has to have beside them, a line each."""
+    found = []
+    if any(isinstance(place, Bind) for place in service.mounts):
+        found.append(f"The checkpoint's files are expected in the PersistentVolumeClaim {service.name}-weights,")
+        found.append('under their own names. placement = "artifact" needs none: the cluster mounts them by itself.')
+    if any(isinstance(place, ImageMount) for place in service.mounts):
+        found.append("Image volumes: Kubernetes 1.35, or 1.33 and newer with the feature gate ImageVolume.")
+    if None in service.environment.values():
+        found.append(f"Variables without a value here come from the Secret {service.name}-env.")
+    return tuple(found)
 
 
 def _labels(service: Service) -> dict[str, str]:
@@ -44,9 +42,7 @@ def _deployment(service: Service) -> dict[str, Any]:
         # docker run replaces the image's CMD and keeps its ENTRYPOINT: args, not command.
         container["args"] = [_literal(word) for word in service.arguments]
     if service.environment:
-        container["env"] = [
-            {"name": name, "value": _literal(value)} for name, value in sorted(service.environment.items())
-        ]
+        container["env"] = [_variable(service, name, value) for name, value in sorted(service.environment.items())]
     if service.ports:
         container["ports"] = [{"containerPort": port} for port in sorted(service.ports)]
         container["readinessProbe"] = {"tcpSocket": {"port": min(service.ports)}, "periodSeconds": 5}
@@ -70,28 +66,29 @@ def _deployment(service: Service) -> dict[str, Any]:
     }
 
 
+def _variable(service: Service, name: str, value: str | None) -> dict[str, Any]:
+    if value is None:
+        return {"name": name, "valueFrom": {"secretKeyRef": {"name": f"{service.name}-env", "key": name}}}
+    return {"name": name, "value": _literal(value)}
+
+
 def _literal(text: str) -> str:
     """*text* for a container's args and env, where ``$(NAME)`` would be replaced (API reference, "Container")."""
     return text.replace("$(", "$$(")
 
 
 def _weights(service: Service) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    volumes: list[dict[str, Any]] = []
-    mounts: list[dict[str, Any]] = []
-    for number, place in enumerate(service.mounts):
+    """Volumes, and where they are mounted."""
+    for place in service.mounts:
+        mount = {"name": "weights", "mountPath": place.folder, "readOnly": True}
         if isinstance(place, ImageMount):
-            name = f"weights-{number}"
-            volumes.append({"name": name, "image": {"reference": place.reference, "pullPolicy": "IfNotPresent"}})
-            mounts.append(
-                {"name": name, "mountPath": place.folder, "subPath": place.folder.lstrip("/"), "readOnly": True}
-            )
-            continue
-        if not any(volume["name"] == "weights" for volume in volumes):
-            claim = {"claimName": f"{service.name}-weights", "readOnly": True}
-            volumes.append({"name": "weights", "persistentVolumeClaim": claim})
-        base = posixpath.basename(str(place.source))
-        mounts.append({"name": "weights", "mountPath": place.target, "subPath": base, "readOnly": True})
-    return volumes, mounts
+            image = {"reference": place.reference, "pullPolicy": "IfNotPresent"}
+            inside = place.folder.strip("/")
+            return [{"name": "weights", "image": image}], [{**mount, "subPath": inside}]
+        # One volume for all files: they lie in it as in their folder.
+        claim = {"claimName": f"{service.name}-weights", "readOnly": True}
+        return [{"name": "weights", "persistentVolumeClaim": claim}], [mount]
+    return [], []
 
 
 def _service(service: Service) -> dict[str, Any]:
