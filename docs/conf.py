@@ -15,7 +15,7 @@ copyright = "The layerkit authors, Apache-2.0"
 version = release = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "generated"]
-exclude_patterns = ["_build", "_ext", "_static"]
+exclude_patterns = ["_build", "_ext"]
 suppress_warnings = [
     "misc.highlighting_failure",  # "…" stands in JSON and TOML for what was left out
 ]
@@ -35,6 +35,5 @@ napoleon_use_rtype = False
 
 html_theme = "furo"
 html_title = f"layerkit {__version__}"
-html_static_path = ["_static"]
 html_copy_source = False
 html_show_sphinx = False

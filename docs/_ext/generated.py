@@ -179,6 +179,9 @@ LABELS = {
     "runtime": "the key of the image's runtime image: `REPO:runtime-<key>`",
     "checkpoint": "the key of its checkpoint: `REPO:checkpoint-<key>`",
     "checkpoint.digest": "the digest of the weights, as `LAYERKIT_CHECKPOINT_DIGEST` has it",
+    "checkpoint.weights": "the weights hash of what is in the image, where they were read as tensors",
+    "checkpoint.recipe": "annotation of a manifest: how the layers were made of the files, where not as they are",
+    "checkpoint.samples": "annotation of a manifest: what a later plan needs to see which layers may be the same",
     "checkpoint.target": "of a checkpoint image: the folder that its files belong in",
     "placement": "`layer`, `volume` or `artifact`",
     "inputs": "short digests of all that went in; a later plan says from them what changed",
@@ -253,9 +256,7 @@ def plain_signature(
     return None
 
 
-def restore_prose(
-    app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]
-) -> None:
+def restore_prose(app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]) -> None:
     """napoleon takes a property's words up to their first colon for its type: ours are a sentence."""
     if what in ("property", "attribute"):
         lines[:] = inspect.cleandoc(inspect.getdoc(value) or "\n".join(lines)).splitlines()

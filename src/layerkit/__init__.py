@@ -41,12 +41,15 @@ if TYPE_CHECKING:
     from .project import Builder, Cache, Checkpoint, Code, Dependencies, Image, Project, Secret, load, schema
     from .results import LayerResult, Result
     from .settings import Settings
+    from .verification.result import BytesRead, Mismatch, Verification, VerifiedImage
+    from .verification.run import verify
 
 __all__ = [
     "Amount",
     "AuthenticationError",
     "BuildError",
     "Builder",
+    "BytesRead",
     "Cache",
     "Change",
     "Checkpoint",
@@ -68,6 +71,7 @@ __all__ = [
     "LayerkitError",
     "Listener",
     "LocalResourceError",
+    "Mismatch",
     "Move",
     "Note",
     "Outcome",
@@ -83,6 +87,8 @@ __all__ = [
     "StepLog",
     "Transfer",
     "TransientError",
+    "Verification",
+    "VerifiedImage",
     "__version__",
     "build",
     "diff",
@@ -92,6 +98,7 @@ __all__ = [
     "outcomes",
     "plan",
     "schema",
+    "verify",
 ]
 
 _MODULES = {
@@ -110,6 +117,8 @@ _MODULES = {
     "project": "Builder Cache Checkpoint Code Dependencies Image Project Secret load schema",
     "results": "LayerResult Result",
     "settings": "Settings",
+    "verification.result": "BytesRead Mismatch Verification VerifiedImage",
+    "verification.run": "verify",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 

@@ -11,10 +11,11 @@ from .errors import IntegrityError
 from .fingerprint import Inputs
 from .oci import MEDIA, Descriptor, Digest, Image, Index, Layer, Manifest, Platform, compose, dump, layers_image
 
-__all__ = ["PREFIX", "SAMPLES", "WEIGHTS", "Assembled", "Runtime", "assemble", "checkpoint_image", "roles_of"]
+__all__ = ["PREFIX", "RECIPE", "SAMPLES", "WEIGHTS", "Assembled", "Runtime", "assemble", "checkpoint_image", "roles_of"]
 
 PREFIX = "dev.layerkit."
 WEIGHTS = PREFIX + "checkpoint.weights"  # the weights hash of what is in the image
+RECIPE = PREFIX + "checkpoint.recipe"  # how its layers were made of its files, where not as they are
 SAMPLES = PREFIX + "checkpoint.samples"  # of its layers: checkpoint/sample.py
 # moby/buildkit, docs/attestations/attestation-storage.md
 _REFERENCE_TYPE = "vnd.docker.reference.type"
@@ -123,6 +124,7 @@ def assemble(
                 PREFIX + "inputs": dump(inputs.summary).decode(),
                 **_labels(inputs, platform, content, key),
                 **_samples(inputs, bool(layers)),
+                **_recipe(inputs, bool(layers)),
             },
         )
         marks = range(at, at + len(layers)) if at is not None else range(0)
@@ -182,6 +184,11 @@ def _labels(inputs: Inputs, platform: str, content: Digest | None, key: str | No
 def _samples(inputs: Inputs, inside: bool) -> dict[str, str]:
     samples = inputs.checkpoint.samples if inputs.checkpoint is not None and inside else ()
     return {SAMPLES: " ".join(sample for sample in samples if sample)} if samples else {}
+
+
+def _recipe(inputs: Inputs, inside: bool) -> dict[str, str]:
+    record = inputs.checkpoint.recipe.record if inputs.checkpoint is not None and inside else {}
+    return {RECIPE: dump(record).decode()} if record else {}
 
 
 def _follow(

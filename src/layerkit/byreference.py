@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from .checkpoint import File, Ownership, checkpoint_key, content_digest
@@ -16,7 +17,7 @@ from .lock import Difference, LockedCheckpoint, settings_differ
 from .oci import Digest
 from .state import State
 
-__all__ = ["differs", "refer"]
+__all__ = ["differs", "of_image", "refer"]
 
 
 def refer(
@@ -58,6 +59,12 @@ def refer(
             hint=hint,
         )
     return _locked(locked, f"{shown} is not here", name, hint)
+
+
+def of_image(locked: LockedCheckpoint) -> Elsewhere:
+    """The weights of the image that ``checkpoint.path`` named when *locked* was written."""
+    elsewhere = _locked(locked, locked.path, "the lock", "")
+    return replace(elsewhere, source=locked.source)
 
 
 def differs(

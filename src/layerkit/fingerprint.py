@@ -10,12 +10,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from .byreference import refer
+from .byreference import of_image, refer
 from .checkpoint import File, Ownership, arrange
 from .checkpoint.compress import needs_zstandard
 from .checkpoint.convert import Options
 from .checkpoint.elsewhere import OCI, Elsewhere, RemoteBlueprint
 from .checkpoint.files import look
+from .checkpoint.hub import Hub, Snapshot, is_hub
 from .checkpoint.made import Made, Part, hash_content, make, parts_of
 from .checkpoint.pack import Blueprint, Content, Hashed, checkpoint_key, content_digest
 from .checkpoint.recipe import Recipe
@@ -36,7 +37,16 @@ from .runtime import (
 from .runtime.requirements import Entry
 from .state import Identity, State
 
-__all__ = ["REQUIREMENT", "Base", "CheckpointInputs", "Inputs", "fingerprint", "hash_file"]
+__all__ = [
+    "REQUIREMENT",
+    "Base",
+    "CheckpointInputs",
+    "Inputs",
+    "Sources",
+    "checkpoint_inputs",
+    "fingerprint",
+    "hash_file",
+]
 
 FORMAT_VERSION = 1  # of what a runtime key means: raised when the same inputs would build another image
 _CHUNK = 1024 * 1024  # bytes
@@ -61,6 +71,22 @@ class Base:
 
 
 @dataclass(frozen=True)
+class Sources:
+    """Where a checkpoint is asked for that is not on this machine.
+
+    Attributes:
+        hub: for ``hf://…``.
+        locked: what the lock says of it.
+        take: ``checkpoint.path`` that names an image, and where its files must be -> what is known of it. None where
+            no registry is to be asked.
+    """
+
+    hub: Hub | None = None
+    locked: LockedCheckpoint | None = None
+    take: Callable[[str, Ownership], Elsewhere] | None = None
+
+
+@dataclass(frozen=True)
 class CheckpointInputs:
     """The checkpoint as it lies there, or what is known of one that does not.
 
@@ -72,6 +98,8 @@ class CheckpointInputs:
         made: what they become, where the recipe asks for their weights.
         elsewhere: where it is not here; its layers in a registry are ``remote``, once they were looked for.
         read: bytes that were read to make a plan.
+        hub: what they are on the hub. Some of them may not be on this machine then: see ``fetched``.
+        to_fetch: bytes of these.
     """
 
     files: tuple[File, ...]
@@ -82,6 +110,18 @@ class CheckpointInputs:
     elsewhere: Elsewhere | None = None
     remote: tuple[RemoteBlueprint, ...] = ()
     read: int = 0
+    hub: Snapshot | None = None
+    to_fetch: int = 0
+
+    def fetched(self) -> CheckpointInputs:
+        """With all files on this machine.
+
+        Raises:
+            LayerkitError: as ``Snapshot.fetch``.
+        """
+        if self.hub is None or self.made is not None:
+            return self
+        return replace(self, files=self.hub.fetch())
 
     @property
     def size(self) -> int:
@@ -173,6 +213,9 @@ class CheckpointInputs:
         for sections in (named for layer in hashed for named in layer.sections.items()):
             if "" in sections[1]:
                 digests[sections[0]] = sections[1][""]
+        if self.hub is not None and self.made is None:
+            for file in self.files:
+                self.hub.check(file, digests[file.path])
         made = self.made.finished(hashed, state, on_read) if self.made is not None else None
         if made is None or self.recipe.hash == "file":
             for file in self.files:
@@ -308,31 +351,21 @@ def fingerprint(
     platforms: tuple[str, ...],
     resolve: Callable[[str], Base],
     source_date_epoch: int | None = None,
-    locked: LockedCheckpoint | None = None,
-    take: Callable[[str, Ownership], Elsewhere] | None = None,
+    sources: Sources | None = None,
 ) -> Inputs:
     """Find and hash all that goes in. The checkpoint is not read: what the stat cache does not know stays open.
 
     Args:
         resolve: a base image's reference -> its digest and layers.
-        locked: what the lock says of the checkpoint, for one that is not here.
-        take: ``checkpoint.path`` that names an image, and where its files must be -> what is known of it. None
-            where no registry is to be asked.
+        sources: where a checkpoint that is not here is asked for.
 
     Raises:
         ConfigurationError: a file that the project names is missing, or its Dockerfile cannot be used.
         CheckpointError: the checkpoint is missing or cannot be used.
     """
-    copy: CheckpointCopy | None = None
     if project.image.dockerfile:
-        path = project.root / project.image.dockerfile
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"image.dockerfile: {path}: {error}") from None
+        text = _own_dockerfile(project)
         references = base_images(text, target_stage=project.image.target, args=project.builder.args)
-        if project.checkpoint is not None:
-            copy = find_checkpoint_copy(text, target_stage=project.image.target, args=project.builder.args)
         dependency_files: frozenset[str] = frozenset()
         requirements = None
     else:
@@ -345,7 +378,7 @@ def fingerprint(
     if not project.image.dockerfile:
         user = bases[project.image.base].user
         text = generate(project, requirements, includes=find_includes(project), base_user=user)
-    checkpoint = _checkpoint(project, copy, state, locked, take)
+    checkpoint = checkpoint_inputs(project, state, sources)
     return Inputs(
         project,
         text,
@@ -374,24 +407,32 @@ def _wheels(project: Project) -> list[tuple[str, Path]]:
     return sorted((path.name, path) for path in folder.iterdir() if path.is_file())
 
 
-def _checkpoint(
-    project: Project,
-    copy: CheckpointCopy | None,
-    state: State,
-    locked: LockedCheckpoint | None,
-    take: Callable[[str, Ownership], Elsewhere] | None,
-) -> CheckpointInputs | None:
-    wanted = project.checkpoint
+def _own_dockerfile(project: Project) -> str:
+    path = project.root / project.image.dockerfile
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"image.dockerfile: {path}: {error}") from None
+
+
+def checkpoint_inputs(project: Project, state: State, sources: Sources | None = None) -> CheckpointInputs | None:
+    """The checkpoint alone, as ``fingerprint`` finds it; None where the project has none.
+
+    Raises:
+        ConfigurationError: the project's own Dockerfile cannot be used.
+        CheckpointError: the checkpoint is missing or cannot be used.
+    """
+    wanted, sources = project.checkpoint, sources or Sources()
     if wanted is None:
         return None
+    copy: CheckpointCopy | None = None
+    if project.image.dockerfile:
+        text = _own_dockerfile(project)
+        copy = find_checkpoint_copy(text, target_stage=project.image.target, args=project.builder.args)
     ownership = _ownership(project, copy)
     if wanted.path.startswith(OCI):
-        image = take(wanted.path, ownership) if take else Elsewhere(None, None, ownership.target, "", "")
+        image = (sources.take or _unasked(sources.locked))(wanted.path, ownership)
         return CheckpointInputs((), ownership, {}, elsewhere=image)
-    here = look(wanted.path, project.root)
-    files = here.files
-    found = {file.path: state.file_digest(file.source, file.identity) for file in files}
-    digests = {path: digest for path, digest in found.items() if digest}
     if wanted.compression != "none":
         needs_zstandard()
     recipe = Recipe(
@@ -402,12 +443,44 @@ def _checkpoint(
         wanted.max_layers,
         wanted.compression,
     )
+    if is_hub(wanted.path):
+        snapshot = (sources.hub or Hub({})).snapshot(wanted.path, state)
+        return _of_hub(snapshot, ownership, recipe, state)
+    here = look(wanted.path, project.root)
+    files = here.files
     if here.pointers or not files:
-        lock = (project.lock.name if project.lock else "layerkit.lock", locked)
+        lock = (project.lock.name if project.lock else "layerkit.lock", sources.locked)
         away = refer(wanted.path, project.root, here, ownership, recipe, lock, state)
         return CheckpointInputs((), ownership, {}, recipe, elsewhere=away)
+    found = {file.path: state.file_digest(file.source, file.identity) for file in files}
+    digests = {path: digest for path, digest in found.items() if digest}
     made = None if recipe.plain else make(wanted.path, project.root, files, ownership, recipe, state)
     return CheckpointInputs(files, ownership, digests, recipe, made)
+
+
+def _unasked(locked: LockedCheckpoint | None) -> Callable[[str, Ownership], Elsewhere]:
+    def take(path: str, ownership: Ownership) -> Elsewhere:
+        if locked is not None and locked.path == path:
+            return of_image(locked)
+        return Elsewhere(None, None, ownership.target, path, f"no registry was asked for {path}")
+
+    return take
+
+
+def _of_hub(snapshot: Snapshot, ownership: Ownership, recipe: Recipe, state: State) -> CheckpointInputs:
+    """What is kept as it is is known by its digests alone; what is made of its weights, by its headers at least."""
+    if recipe.plain:
+        files = snapshot.local()
+        missing = snapshot.missing if files is None else 0
+        files = snapshot.absent if files is None else files
+        return CheckpointInputs(files, ownership, snapshot.digests, recipe, hub=snapshot, to_fetch=missing)
+    files = snapshot.fetch()
+    for file in files:  # packing hashes what is made of them, and not them
+        if state.file_digest(file.source, file.identity) is None:
+            snapshot.check(file, digest := hash_content(file, lambda count: None))
+            state.remember_file(file.source, file.identity, digest)
+    made = make(snapshot.folder(files), Path(), files, ownership, recipe, state)
+    return CheckpointInputs(files, ownership, snapshot.digests, recipe, made, hub=snapshot)
 
 
 def _ownership(project: Project, copy: CheckpointCopy | None) -> Ownership:

@@ -22,12 +22,13 @@ from .bases import Bases
 from .borrow import find_layers, image_at
 from .checkpoint import Ownership, Packer
 from .checkpoint.elsewhere import Elsewhere
+from .checkpoint.hub import Hub
 from .checkpoint.pack import Hashed
 from .destinations import Destination, Output, Published, Sent, Stopped
 from .engine import BakeResult, Engine
-from .errors import CheckpointError, ConfigurationError, LayerkitError, RefusedError
+from .errors import ConfigurationError, LayerkitError, RefusedError
 from .events import Listener, Note, Phase, silent
-from .fingerprint import CheckpointInputs, Inputs, fingerprint
+from .fingerprint import CheckpointInputs, Inputs, Sources, fingerprint
 from .forecast import Rates, estimate, learn
 from .lock import Lock, differences, read, write
 from .locking import hashed, hold, lock_of, with_sources
@@ -245,8 +246,11 @@ class Session:
                 {base.name: base.digest for base in self.lock.bases} if self.lock and self.request.locked else {},
             ).resolve,
             source_date_epoch=self.settings.source_date_epoch,
-            locked=self.lock.checkpoint if self.lock else None,
-            take=self._take,
+            sources=Sources(
+                Hub(self.settings.environment, lambda text: self.listener(Note(text))),
+                self.lock.checkpoint if self.lock else None,
+                self._take,
+            ),
         )
 
     @cached_property
@@ -288,14 +292,12 @@ class Session:
             return inputs
         elsewhere = checkpoint.elsewhere
         if self.request.way == "buildkit" and wanted.placement == "layer":
-            raise _needs_files(elsewhere, "--way buildkit gives BuildKit the files")
+            raise elsewhere.needs_files("--way buildkit gives BuildKit the files")
         if present.checkpoint is None:
             also = (self.project.cache.repository, self.project.image.name)
             remote = find_layers(self.client, elsewhere, also, self._where, self._fetched.add)
             if self.destination.kind == "docker" and any(b.stored and b.known != b.stored.diff_id for b in remote):
-                raise _needs_files(
-                    elsewhere, "the registry has its layers compressed, and docker load takes them plain"
-                )
+                raise elsewhere.needs_files("the registry has its layers compressed, and docker load takes them plain")
             checkpoint = replace(checkpoint, remote=remote)
         origin = checkpoint.remote[0] if checkpoint.remote else None
         place = f"{origin.host}/{origin.repository}" if origin else self._where
@@ -506,6 +508,7 @@ class Session:
         checkpoint = plan.inputs.checkpoint
         assert checkpoint is not None
         with self._phase("checkpoint"):
+            checkpoint = checkpoint.fetched()
             count = _Count()
             known = checkpoint.made.hashed() if checkpoint.made is not None else {}
             known |= {index: Hashed(layer.known) for index, layer in enumerate(checkpoint.remote) if layer.known}
@@ -533,6 +536,8 @@ class Session:
         with self._phase("build"), tempfile.TemporaryDirectory(prefix="layerkit-") as folder:
             weights = Path(folder, "checkpoint")
             placed = inputs.project.checkpoint is not None and inputs.project.checkpoint.placement == "layer"
+            if placed and inputs.checkpoint is not None:
+                inputs = replace(inputs, checkpoint=inputs.checkpoint.fetched())
             read = link_checkpoint(inputs, weights) if placed and inputs.checkpoint is not None else 0
             context = stage(inputs, Path(folder, "context"))
             platform = ",".join(inputs.platforms)
@@ -636,10 +641,6 @@ class _Packed:
     checkpoint: CheckpointInputs
 
 
-def _needs_files(elsewhere: Elsewhere, why: str) -> CheckpointError:
-    return CheckpointError(f"checkpoint: {elsewhere.complaint}; {why}", hint=elsewhere.hint or "name files")
-
-
 class _Count:
     """Bytes, added up by one thread and read by another."""
 
@@ -691,11 +692,16 @@ def bake_definition(project: Project, *, tags: Sequence[str] = (), settings: Set
         inputs = session.inputs()
         context = ""
         if inputs.checkpoint is not None and inputs.checkpoint.elsewhere is not None:
-            raise _needs_files(inputs.checkpoint.elsewhere, "bake gives BuildKit the files")
+            raise inputs.checkpoint.elsewhere.needs_files("bake gives BuildKit the files")
         if inputs.checkpoint is not None and inputs.checkpoint.recipe.format != "keep":
             raise ConfigurationError(
                 "checkpoint.format = 'safetensors': bake gives BuildKit the files as they are",
                 hint="layerkit checkpoint convert writes the file; name that one, with format = 'keep'",
+            )
+        if inputs.checkpoint is not None and inputs.checkpoint.hub is not None:
+            raise ConfigurationError(
+                f"checkpoint.path: {inputs.checkpoint.hub.name}: bake gives BuildKit files of this machine",
+                hint="hf download writes them into a folder (--local-dir); name that one",
             )
         if inputs.checkpoint is not None:
             start = Path(project.root, project.checkpoint.path if project.checkpoint else "").absolute()

@@ -128,8 +128,9 @@ class Checkpoint:
     path: Annotated[
         Line,
         Field(
-            description="File, folder or glob, relative to the project folder; or oci://REPO:tag (or @digest), an image"
-            " whose checkpoint is taken as it is."
+            description="File, folder or glob, relative to the project folder;"
+            " hf://ORG/NAME[/FILE-OR-FOLDER][@REVISION] of the Hugging Face hub;"
+            " or oci://REPO:TAG (or @DIGEST), an image whose checkpoint is taken as it is.",
         ),
     ]
     target: Annotated[

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..oci import Digest, Image, Platform
+from ..oci import Descriptor, Digest, Image, Index, Manifest, Platform
 from .peek import Read
 from .roles import Step
 
-__all__ = ["Found", "LocalImage"]
+__all__ = ["Found", "LocalImage", "Stream"]
+
+# A whole blob in chunks of at most 1 MiB, verified while it is read.
+Stream = Callable[[Descriptor], AbstractContextManager[Iterator[bytes]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,8 @@ class Found:
         notes: what the reader should know.
         digests: under which a build of it may have been recorded.
         counted: layer -> bytes of its files as Docker counts them.
+        stream: its layers' blobs as a whole; None where they cannot be had.
+        manifest: another manifest beside it, by tag or digest; None where it is not there.
     """
 
     name: str
@@ -51,3 +57,5 @@ class Found:
     notes: tuple[str, ...] = field(default=())
     digests: tuple[str, ...] = ()
     counted: Mapping[int, int] = field(default_factory=dict)
+    stream: Stream | None = None
+    manifest: Callable[[str | Digest], Manifest | Index | None] | None = None

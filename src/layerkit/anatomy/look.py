@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..errors import ConfigurationError, LayerkitError, LocalResourceError
-from ..oci import Descriptor, Image, Reference
+from ..errors import ConfigurationError, LayerkitError
+from ..oci import Descriptor, Image
 from ..settings import Settings
 from .difference import Difference, compare
 from .dissect import dissect
 from .found import Found, LocalImage
 from .inspection import Inspection
 from .peek import Peek, Read, gzip_size, peek
-from .sources import from_docker, from_layout, from_registry
+from .surroundings import Surroundings
 
-if TYPE_CHECKING:
-    from ..registry import Client
-    from ..state import State
-
-__all__ = ["diff", "inspect", "read_timeline"]
+__all__ = ["diff", "inspect", "read_timeline", "taken_apart"]
 
 _MOST_PEEKED = 16  # layers that are looked into
 _LARGE = 8 * 1024 * 1024  # bytes from which a layer of no known role is looked into
@@ -56,7 +50,7 @@ def inspect(
         ConfigurationError: there is no such image, or not for *platform*.
         LayerkitError: of the kind that fits, as ``errors`` draws them.
     """
-    with _Surroundings.of(settings) as around:
+    with Surroundings.of(settings) as around:
         return _inspect(around, reference, platform, base, timeline)
 
 
@@ -67,113 +61,37 @@ def diff(
 
     Args, Raises: as ``inspect``, for both.
     """
-    with _Surroundings.of(settings) as around:
+    with Surroundings.of(settings) as around:
         return compare(*(_inspect(around, reference, platform, base, None) for reference in (before, after)))
 
 
-@dataclass
-class _Surroundings:
-    """What is asked, and connected when it is first asked."""
-
-    settings: Settings
-    state: State
-    _client: Client | None = None
-
-    @classmethod
-    @contextlib.contextmanager
-    def of(cls, settings: Settings | None) -> Iterator[_Surroundings]:
-        from ..state import State
-
-        settings = settings or Settings.from_environment()
-        with State(settings.state_folder) as state:
-            around = cls(settings, state)
-            try:
-                yield around
-            finally:
-                if around._client is not None:
-                    around._client.close()
-
-    @property
-    def client(self) -> Client:
-        if self._client is None:
-            from ..registry import Client, Credentials
-
-            self._client = Client(
-                credentials=Credentials(self.settings.docker_config, self.settings.environment),
-                proxies=self.settings.proxies,
-                ca_bundle=self.settings.ca_bundle,
-                retries=3,  # somebody waits in front of it
-            )
-        return self._client
-
-    def find(self, reference: str, platform: str) -> Found:
-        kind, colon, rest = reference.partition(":")
-        default = self.settings.platform
-        if colon and kind == "oci":
-            folder, tag = _folder_and_tag(rest)
-            return from_layout(folder, tag, platform=platform, default=default)
-        if colon and kind == "registry":
-            return self._in_registry(rest.removeprefix("//"), platform)
-        if colon and kind == "docker" and rest.startswith("//"):  # as skopeo and podman spell a registry
-            return self._in_registry(rest[2:], platform)
-        if colon and kind == "docker" and not rest.isdigit():
-            found = self._in_docker(rest, platform)
-            if found is None:
-                raise ConfigurationError(f"{reference}: the local Docker has no such image", hint="docker image ls")
-            return found
-        try:
-            Reference.parse(reference)
-        except ConfigurationError as error:
-            if reference and Path(reference).is_dir():
-                raise ConfigurationError(error.message, hint=f"for an OCI layout: oci:{reference}") from None
-            raise
-        with contextlib.suppress(LocalResourceError):
-            found = self._in_docker(reference, platform)
-            if found is not None:
-                return found
-        return self._in_registry(reference, platform)
-
-    def _in_registry(self, text: str, platform: str) -> Found:
-        reference = Reference.parse(text)
-        repository = self.client.repository(reference)
-        return from_registry(repository, reference, platform=platform, default=self.settings.platform)
-
-    def _in_docker(self, text: str, platform: str) -> Found | None:
-        from ..engine import Engine
-
-        Reference.parse(text)  # what is no reference must not reach docker as an option
-        engine = Engine(builder=self.settings.builder, environment=self.settings.environment)
-        return from_docker(engine, self.state, text, platform=platform, default=self.settings.platform)
-
-
-def _folder_and_tag(text: str) -> tuple[Path, str]:
-    if not text:
-        raise ConfigurationError("oci: names no folder", hint="oci:DIR[:TAG]")
-    folder, colon, tag = text.rpartition(":")
-    if not colon or not folder or "/" in tag or Path(text).is_dir():
-        return Path(text), ""
-    return Path(folder), tag
-
-
-def _inspect(
-    around: _Surroundings, reference: str, platform: str, base: str, timeline: Path | str | None
-) -> Inspection:
+def _inspect(around: Surroundings, reference: str, platform: str, base: str, timeline: Path | str | None) -> Inspection:
     found = around.find(reference, platform)
     below = _base_layers(around, found, base, platform) if base else None
+    record = read_timeline(Path(timeline)) if timeline is not None else None
+    for digest in found.digests:
+        record = record or around.state.get("build-timeline", digest)
+    return taken_apart(found, base=below, timeline=record if isinstance(record, Mapping) else None)
+
+
+def taken_apart(found: Found, *, base: int | None = None, timeline: Mapping[str, Any] | None = None) -> Inspection:
+    """The image *found*, with a look into the layers that may hold weights.
+
+    Args:
+        base: layers of its base image, where that is known.
+        timeline: the record of its build.
+    """
     sizes: dict[int, int] = {}
     peeks: dict[int, Peek] = {}
     if isinstance(found.image, Image) and found.read is not None:
         sizes = _gzip_sizes(found.image.manifest.layers, found.read)
-        first = dissect(found, sizes, {}, base=below)
+        first = dissect(found, sizes, {}, base=base)
         wanted = [layer for layer in first.layers if layer.role == "checkpoint"]
         # Weights may hide in a COPY . .: what is large, and neither base nor run, is looked into.
         wanted += [x for x in first.layers if x.role in ("code", "unknown") and x.weight >= _LARGE]
         for layer in wanted[:_MOST_PEEKED]:
             peeks[layer.index] = _look_into(found.image.manifest.layers[layer.index], found)
-    record = read_timeline(Path(timeline)) if timeline is not None else None
-    for digest in found.digests:
-        record = record or around.state.get("build-timeline", digest)
-    return dissect(found, sizes, peeks, base=below, timeline=record if isinstance(record, Mapping) else None)
+    return dissect(found, sizes, peeks, base=base, timeline=timeline)
 
 
 def _gzip_sizes(layers: Sequence[Descriptor], read: Read) -> dict[int, int]:
@@ -192,7 +110,7 @@ def _look_into(descriptor: Descriptor, found: Found) -> Peek:
         return Peek(why=error.message)
 
 
-def _base_layers(around: _Surroundings, found: Found, base: str, platform: str) -> int:
+def _base_layers(around: Surroundings, found: Found, base: str, platform: str) -> int:
     """How many of the image's lowest layers are those of the image *base*."""
     other = around.find(base, platform or str(found.image.platform))
     mine, theirs = (

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, IntegrityError, LayerkitError, LocalResourceError
 from ..oci import MEDIA, Config, Descriptor, Digest, Image, Index, Manifest, Platform, Reference, parse_manifest
-from .found import Found, LocalImage
+from .found import Found, LocalImage, Stream
 from .roles import Step
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ __all__ = ["from_docker", "from_layout", "from_registry", "local_layers"]
 
 _REF_NAME = "org.opencontainers.image.ref.name"
 _MOST = 8 * 1024 * 1024  # bytes of a manifest or a configuration
+_CHUNK = 1024 * 1024  # bytes read at a time
 _DEPTH = 3  # indexes in indexes that are followed
 
 
@@ -40,7 +43,8 @@ def _choose(
     default: str,
     depth: int = 0,
 ) -> tuple[Manifest, Digest | None, tuple[str, ...]]:
-    """The manifest for the platform *wanted*, else for *default*, else the only one; the index; all platforms."""
+    """The manifest for the platform *wanted*, else for *default* (the first where that is ""), else the only one; the
+    index; all platforms."""
     if isinstance(top, Manifest):
         return top, None, ()
     images = [m for m in top.manifests if m.platform and m.platform.os != "unknown"] or [
@@ -49,11 +53,11 @@ def _choose(
     platforms = tuple(str(m.platform) for m in images if m.platform)
     offered = f"it has {', '.join(platforms) or 'no images'}"
     descriptor = None
-    if wanted or platforms:
+    if wanted or (platforms and default):
         descriptor = top.find(_platform(wanted or default))
     if wanted and descriptor is None and platforms:
         raise ConfigurationError(f"{name}: no image for {wanted}: {offered}", hint="choose one with --platform")
-    if descriptor is None and len(images) == 1:
+    if descriptor is None and (len(images) == 1 or (images and not default and not wanted)):
         descriptor = images[0]
     if descriptor is None:
         raise ConfigurationError(f"{name}: no image for {default}: {offered}", hint="choose one with --platform")
@@ -110,8 +114,9 @@ def from_registry(repository: Repository, reference: Reference, *, platform: str
     manifest, index, platforms = _choose(name, top, lambda d: repository.manifest(d.digest), platform, default)
     image = _image(name, manifest, lambda d: repository.blob(d, _MOST), platform)
     return Found(
-        name, "registry", image, repository.blob_range, index, platforms, digests=_names(manifest.digest, index)
-    )
+        name, "registry", image, repository.blob_range, index, platforms, digests=_names(manifest.digest, index),
+        stream=repository.open_blob, manifest=repository.manifest,
+    )  # fmt: skip
 
 
 def _names(*digests: Digest | None) -> tuple[str, ...]:
@@ -158,6 +163,24 @@ def from_layout(folder: Path, tag: str, *, platform: str, default: str) -> Found
         except OSError:
             return None
 
+    @contextlib.contextmanager
+    def stream(descriptor: Descriptor) -> Iterator[Iterator[bytes]]:
+        try:
+            opened = _path(folder, descriptor).open("rb")
+        except OSError as error:
+            raise IntegrityError(f"{name}: blob {descriptor.digest}: {error.strerror}") from None
+        with opened:
+            yield _verified(f"{name}: blob {descriptor.digest}", descriptor, opened)
+
+    def named(which: str | Digest) -> Manifest | Index | None:
+        tagged = (entry.digest for entry in index.manifests if entry.annotations.get(_REF_NAME) == which)
+        digest = which if isinstance(which, Digest) else next(tagged, None)
+        try:
+            raw = _small(folder / "blobs" / digest.algorithm / digest.hex) if digest is not None else b""
+        except OSError:
+            return None
+        return parse_manifest(raw) if raw and Digest.of(raw) == digest else None
+
     def manifest_of(descriptor: Descriptor) -> Manifest | Index:
         try:
             return parse_manifest(blob(descriptor), descriptor.media_type)
@@ -167,7 +190,28 @@ def from_layout(folder: Path, tag: str, *, platform: str, default: str) -> Found
 
     manifest, digest, platforms = _choose(name, manifest_of(chosen), manifest_of, platform, default)
     image = _image(name, manifest, blob, platform)
-    return Found(name, "oci", image, read, digest, platforms, digests=_names(manifest.digest, digest))
+    return Found(
+        name, "oci", image, read, digest, platforms, digests=_names(manifest.digest, digest), stream=stream,
+        manifest=named,
+    )  # fmt: skip
+
+
+def _verified(what: str, descriptor: Descriptor, stream: IO[bytes]) -> Iterator[bytes]:
+    """As ``Repository.open_blob``: the last chunk comes after the digest was compared."""
+    state, size, last = hashlib.new(descriptor.digest.algorithm), 0, b""
+    try:
+        while chunk := stream.read(_CHUNK):
+            state.update(chunk)
+            size += len(chunk)
+            if last:
+                yield last
+            last = chunk
+    except OSError as error:
+        raise LocalResourceError(f"{what}: cannot be read: {error.strerror}") from None
+    if size != descriptor.size or state.hexdigest() != descriptor.digest.hex:
+        raise IntegrityError(f"{what} is not what its name says", hint="the layout is damaged: copy it again")
+    if last:
+        yield last
 
 
 def _entry(name: str, index: Index, tag: str) -> Descriptor:
@@ -222,12 +266,32 @@ def from_docker(engine: Engine, state: State, reference: str, *, platform: str, 
     if image is not None:
         counted = {index: size for index, size in enumerate(found.sizes) if size is not None}
         digests = (str(image.manifest.digest), identity)
-        return Found(name, "docker", image, None, notes=(note,), digests=digests, counted=counted)
+        return Found(
+            name, "docker", image, None, notes=(note,), digests=digests, counted=counted,
+            stream=_saved(engine, name, reference),
+        )  # fmt: skip
     notes = (
         "this Docker keeps no compressed layers: sizes are those of the files, as docker history counts them",
         note,
     )
     return Found(name, "docker", found, None, notes=notes, digests=(identity,))
+
+
+def _saved(engine: Engine, name: str, reference: str) -> Stream:
+    """Layers out of ``docker save``, which gives all of them each time."""
+
+    @contextlib.contextmanager
+    def stream(descriptor: Descriptor) -> Iterator[Iterator[bytes]]:
+        what = f"{name}: layer {descriptor.digest}"
+        with engine.save(reference) as saved, tarfile.open(fileobj=saved, mode="r|") as tar:
+            for member in tar:
+                content = tar.extractfile(member) if member.name == f"blobs/sha256/{descriptor.digest.hex}" else None
+                if content is not None:
+                    yield _verified(what, descriptor, content)
+                    return
+        raise IntegrityError(f"{what} is not in what docker save gives", hint="name the image in its registry")
+
+    return stream
 
 
 def _remembered(state: State, identity: str) -> Image | None:

@@ -31,8 +31,8 @@ WORTH = 0.9  # a layer that does not shrink to this is sent as it is: each node 
 _SAMPLES = 16
 
 
-def needs_zstandard() -> Any:
-    """The package zstandard.
+def needs_zstandard(what: str = "checkpoint.compression: zstd") -> Any:
+    """The package zstandard. *what* needs it, in the message.
 
     Raises:
         ConfigurationError: it is not installed.
@@ -40,9 +40,7 @@ def needs_zstandard() -> Any:
     try:
         import zstandard
     except ImportError:
-        raise ConfigurationError(
-            "checkpoint.compression: zstd needs the package zstandard", hint="pip install 'layerkit[zstd]'"
-        ) from None
+        raise ConfigurationError(f"{what} needs the package zstandard", hint="pip install 'layerkit[zstd]'") from None
     return zstandard
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from ..errors import CheckpointError
 from ..oci import Descriptor, Digest, Layer
 from .pack import Blueprint, Ownership
 
@@ -64,6 +65,10 @@ class Elsewhere:
     def size(self) -> int:
         """Bytes of its files, or of its layers where the files are not known."""
         return sum(file.size for file in self.files) or sum(layer.descriptor.size for layer in self.layers)
+
+    def needs_files(self, why: str) -> CheckpointError:
+        """The error where layers in a registry are of no use."""
+        return CheckpointError(f"checkpoint: {self.complaint}; {why}", hint=self.hint or "name files")
 
 
 @dataclass(frozen=True)

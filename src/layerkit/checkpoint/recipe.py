@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 from ..errors import CheckpointError, printable
 from ..oci import Digest
@@ -57,6 +57,46 @@ class Recipe:
     def compressed(self) -> tuple[str, ...]:
         """What a key says of compression; what "auto" decides follows from the content."""
         return () if self.compression == "none" else (f"compression {self.compression}",)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What of it decides the layers' tars and is not the default, as ``[checkpoint]`` calls it."""
+        options = self.options
+        said = {
+            "format": self.format if self.format != "keep" else "",
+            "key": options.key,
+            "strip-prefix": options.strip_prefix,
+            "dtype": options.dtype,
+            "drop": list(options.drop),
+            "shard-size": self.shard_size,
+            "max-layers": self.max_layers if self.max_layers != MAX_CHECKPOINT_LAYERS else 0,
+        }
+        return {name: value for name, value in said.items() if value}
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> Recipe:
+        """The recipe that ``record`` was made of; compression and hash, which decide no tar, are the default.
+
+        Raises:
+            ValueError, TypeError: it is no such record.
+        """
+        unknown = set(record) - {"format", "key", "strip-prefix", "dtype", "drop", "shard-size", "max-layers"}
+        form = record.get("format", "keep")
+        if unknown or form not in ("keep", "safetensors"):
+            raise ValueError(f"not a recipe: {sorted(unknown) or form}")
+        key, prefix, dtype = (record.get(name, "") for name in ("key", "strip-prefix", "dtype"))
+        numbers = [record.get("shard-size", 0), record.get("max-layers", MAX_CHECKPOINT_LAYERS)]
+        drop = record.get("drop", [])
+        if not all(isinstance(text, str) for text in (key, prefix, dtype, *drop)) or not all(
+            type(n) is int for n in numbers
+        ):
+            raise TypeError("not a recipe")
+        return cls(
+            format="safetensors" if form == "safetensors" else "keep",
+            options=Options(key, prefix, dtype, tuple(drop)),
+            shard_size=numbers[0],
+            max_layers=max(1, numbers[1]),
+        )
 
     @property
     def text(self) -> str:

@@ -19,12 +19,12 @@ from . import completion
 if TYPE_CHECKING:
     from ..project import Project
 
-__all__ = ["cli", "main"]
+__all__ = ["Terminated", "cli", "json_errors", "load_project", "main", "project_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class _Terminated(BaseException):
+class Terminated(BaseException):
     """SIGTERM, as an exception: what is under way is ended by the same blocks as with Ctrl-C."""
 
 
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except (KeyboardInterrupt, click.Abort):
         print("interrupted: no tag was moved; what arrived is used by the next run", file=sys.stderr)
         status = 130
-    except _Terminated:
+    except Terminated:
         print("terminated: no tag was moved; what arrived is used by the next run", file=sys.stderr)
         status = 143
     except LayerkitError as error:
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _on_term(number: int, frame: object) -> None:
-    raise _Terminated
+    raise Terminated
 
 
 def _show(error: LayerkitError) -> None:
@@ -76,7 +76,7 @@ def _show(error: LayerkitError) -> None:
 
 
 @contextlib.contextmanager
-def _json_errors(wanted: bool) -> Iterator[None]:
+def json_errors(wanted: bool) -> Iterator[None]:
     """With ``--json`` a failure is an object on standard output too."""
     try:
         yield
@@ -92,7 +92,7 @@ def _json_errors(wanted: bool) -> Iterator[None]:
         raise
 
 
-def _project_options(command: F) -> F:
+def project_options(command: F) -> F:
     for option in (
         click.option(
             "--set",
@@ -159,7 +159,7 @@ def _destination_options(command: F) -> F:
     return command
 
 
-def _load(folder: Path, file: Path | None, overrides: Sequence[str]) -> Project:
+def load_project(folder: Path, file: Path | None, overrides: Sequence[str]) -> Project:
     from ..project import load
 
     return load(file, root=folder if file is None or folder != Path() else None, overrides=overrides)
@@ -183,6 +183,8 @@ _LATER = {
     "inspect": "Say what an image is made of, by role, and what a change costs.",
     "init": "Look at the project, and write a commented layerkit.toml.",
     "lint": "Say what an expert would of a Dockerfile of a PyTorch service.",
+    "run": "Run the image with its weights, or print how Compose or Kubernetes do.",
+    "verify": "Say whether an image's weights are the approved ones.",
 }
 _HOME = {"diff": "inspect"}  # where a command is not in the module of its name
 
@@ -220,7 +222,7 @@ def cli() -> None:
 
 @cli.command()
 @_destination_options
-@_project_options
+@project_options
 @click.option("--pull", is_flag=True, help="Have the builder ask for newer base images.")
 @click.option("--strict-cache", is_flag=True, help="Fail when the build cache cannot be exported.")
 @click.option(
@@ -280,9 +282,9 @@ def build(
     from .display import display
     from .tables import print_outcomes, print_plan, print_result
 
-    with _json_errors(as_json):
+    with json_errors(as_json):
         where = _destination(push, load, output, platforms)
-        project = _load(folder, file, overrides)
+        project = load_project(folder, file, overrides)
         kind = "quiet" if quiet else progress
         actions = Actions.from_environment()
         kind = "github" if actions and kind == "auto" else kind
@@ -327,7 +329,7 @@ def build(
 
 @cli.command()
 @_destination_options
-@_project_options
+@project_options
 @click.option("--exit-code", is_flag=True, help="Exit with 10 when something would change.")
 @click.option("--json", "as_json", is_flag=True, help="Print one object.")
 def plan(
@@ -351,9 +353,9 @@ def plan(
     from .display import notes
     from .tables import print_plan
 
-    with _json_errors(as_json):
+    with json_errors(as_json):
         where = _destination(push, load, output, platforms)
-        project = _load(folder, file, overrides)
+        project = load_project(folder, file, overrides)
         found = look(project, tags=tags, builder=builder, no_cache=no_cache, locked=locked, listener=notes, **where)
         if as_json:
             print(json.dumps(found.to_json(), indent=2))
@@ -375,7 +377,7 @@ _LOCK = {
 
 
 @cli.command()
-@_project_options
+@project_options
 @click.option("--json", "as_json", is_flag=True, help="Print one object.")
 def check(folder: Path, file: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
     """Check the project without building: its file, its code, its checkpoint, its Dockerfile, its lock.
@@ -384,14 +386,15 @@ def check(folder: Path, file: Path | None, overrides: tuple[str, ...], as_json: 
     (exit 8). Nothing is read but what says so: no registry is asked, and of weights that were never hashed here only
     the sizes are compared.
     """
-    from ..fingerprint import Base, fingerprint
+    from ..checkpoint.hub import Hub
+    from ..fingerprint import Base, Sources, fingerprint
     from ..lock import read
     from ..locking import check_lock
     from ..settings import Settings
     from ..state import State
 
-    with _json_errors(as_json):
-        project = _load(folder, file, overrides)
+    with json_errors(as_json):
+        project = load_project(folder, file, overrides)
         settings = Settings.from_environment()
         lock = read(project.lock) if project.lock is not None else None
         with State(settings.state_folder) as state:
@@ -400,7 +403,7 @@ def check(folder: Path, file: Path | None, overrides: tuple[str, ...], as_json: 
                 state,
                 platforms=tuple(project.image.platforms) or (settings.platform,),
                 resolve=lambda reference: Base(),
-                locked=lock.checkpoint if lock else None,
+                sources=Sources(Hub(settings.environment), lock.checkpoint if lock else None),
             )
         agrees = check_lock(lock, inputs)
         away = inputs.checkpoint.elsewhere if inputs.checkpoint else None
@@ -421,19 +424,22 @@ def check(folder: Path, file: Path | None, overrides: tuple[str, ...], as_json: 
             from .text import size
 
             print(f"image        {project.image.name}")
-            print(f"to builder   {len(inputs.files)} files, {size(sum(f.size for f in inputs.files))}")
+            print(
+                f"to builder   {len(inputs.files)} file{'s'[: len(inputs.files) != 1]}, {size(sum(f.size for f in inputs.files))}"
+            )
             if inputs.checkpoint is not None and (files or away is None):
                 total = size(sum(f.size for f in files))
                 print(f"checkpoint   {len(files)} file{'s'[: len(files) != 1]}, {total} → {inputs.checkpoint.location}")
             if inputs.checkpoint is not None and away is not None:
-                print(f"             {away.said or (project.checkpoint and project.checkpoint.path)}")
+                by = f"{away.by}, " if away.by else ""
+                print(f"             {away.said}: {by}{away.digest}" if away.digest else f"             {away.said}")
             if project.lock is not None:
                 print(f"lock         {printable(project.lock.name)}: {_LOCK[agrees]}")
             print("ok")
 
 
 @cli.command()
-@_project_options
+@project_options
 @click.option(
     "-o",
     "--write",
@@ -453,7 +459,7 @@ def dockerfile(folder: Path, file: Path | None, overrides: tuple[str, ...], targ
     from ..settings import Settings
     from ..state import State
 
-    project = _load(folder, file, overrides)
+    project = load_project(folder, file, overrides)
     if project.image.dockerfile:
         path = project.root / project.image.dockerfile
         try:
@@ -481,13 +487,13 @@ def dockerfile(folder: Path, file: Path | None, overrides: tuple[str, ...], targ
 
 
 @cli.command()
-@_project_options
+@project_options
 @click.option("-t", "--tag", "tags", multiple=True, metavar="TAG", help="As with build.")
 def bake(folder: Path, file: Path | None, overrides: tuple[str, ...], tags: tuple[str, ...]) -> None:
     """Print the bake definition of the whole image, for: docker buildx bake -f -"""
     from ..pipeline import bake_definition
 
-    project = _load(folder, file, overrides)
+    project = load_project(folder, file, overrides)
     definition = bake_definition(project, tags=tags)
     context = definition["target"]["image"].get("contexts", {}).get("checkpoint")
     if context and project.checkpoint and not (project.root / project.checkpoint.path).is_dir():

@@ -174,8 +174,8 @@ def _checkpoint(project: Project) -> set[str]:
     """Paths, relative to the project folder, of the checkpoint's own files and folders; of what says which they are."""
     root = project.root.absolute()
     lock = [project.lock.absolute()] if project.lock is not None else []
-    path = project.checkpoint.path if project.checkpoint is not None else "oci://"
-    found = [root / path, root / f"{path}.dvc"] if not path.startswith("oci://") else []
+    path = project.checkpoint.path if project.checkpoint is not None else ""
+    found = [root / path, root / f"{path}.dvc"] if path and "://" not in path else []
     if found and has_wildcard(path) and not found[0].exists():
         below = Path(path)
         found = list(Path(below.anchor or root).glob(str(below.relative_to(below.anchor) if below.anchor else below)))

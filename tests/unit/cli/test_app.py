@@ -62,6 +62,7 @@ def test_check(run: Run) -> None:
         "image        registry.example/acme/resnet",
         "to builder   2 files, 36 B",
         "checkpoint   1 file, 7 B → /app/model/model.pth.tar",
+        "lock         layerkit.lock: there is none yet, build writes it",
         "ok",
     ]
     document = json.loads(run("check", "--json").out)
