@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 import layerkit.pipeline
@@ -44,7 +45,7 @@ def test_help(run: Run, command: str) -> None:
     for flag in ("-h", "--help"):
         done = run(*filter(None, [command, flag]))
         assert done.status == 0 and done.err == "" and "Usage: layerkit" in done.out
-    found = cli.commands.get(command)
+    found = cli.get_command(click.Context(cli), command)
     for parameter in found.params if found else ():
         assert all(option in done.out for option in parameter.opts if option.startswith("--"))
 
