@@ -26,7 +26,7 @@ VERSION = 1  # of the file: raised when an older layerkit would misunderstand it
 _LIMIT = 16 * 1024 * 1024  # bytes
 _HEADER = """\
 # Which base image and which weights the last build used. Written by layerkit build; commit it, do not edit it.
-# With it a checkout without the weights can be built: docs/lock.md.
+# With it a checkout without the weights can be built.
 """
 _REPAIR = "take it from version control again, or delete it: the next layerkit build writes it anew"
 Setting = str | int | tuple[str, ...]
