@@ -178,6 +178,7 @@ _LATER = {
     "inspect": "Say what an image is made of, by role, and what a change costs.",
     "init": "Look at the project, and write a commented layerkit.toml.",
     "lint": "Say what an expert would of a Dockerfile of a PyTorch service.",
+    "prune": "Delete runtime and checkpoint images of the registry that nothing uses.",
     "run": "Run the image with its weights, or print how Compose or Kubernetes do.",
     "verify": "Say whether an image's weights are the approved ones.",
 }
