@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from .checkpoint import File, Ownership, arrange, find
 from .checkpoint.compress import needs_zstandard
 from .checkpoint.convert import Options
+from .checkpoint.hub import Hub, Snapshot, is_hub
 from .checkpoint.made import Made, Part, hash_content, make, parts_of
 from .checkpoint.pack import Blueprint, Content, Hashed, checkpoint_key, content_digest
 from .checkpoint.recipe import Recipe
@@ -64,6 +65,8 @@ class CheckpointInputs:
         digests: path -> sha256, for the files that the stat cache knows.
         recipe: what becomes of them.
         made: what they become, where the recipe asks for their weights.
+        hub: what they are on the hub. Some of them may not be on this machine then: see ``fetched``.
+        to_fetch: bytes of these.
     """
 
     files: tuple[File, ...]
@@ -71,6 +74,18 @@ class CheckpointInputs:
     digests: Mapping[str, Digest]
     recipe: Recipe = field(default_factory=Recipe)
     made: Made | None = None
+    hub: Snapshot | None = None
+    to_fetch: int = 0
+
+    def fetched(self) -> CheckpointInputs:
+        """With all files on this machine.
+
+        Raises:
+            LayerkitError: as ``Snapshot.fetch``.
+        """
+        if self.hub is None or self.made is not None:
+            return self
+        return replace(self, files=self.hub.fetch())
 
     @property
     def size(self) -> int:
@@ -148,6 +163,9 @@ class CheckpointInputs:
         for sections in (named for layer in hashed for named in layer.sections.items()):
             if "" in sections[1]:
                 digests[sections[0]] = sections[1][""]
+        if self.hub is not None and self.made is None:
+            for file in self.files:
+                self.hub.check(file, digests[file.path])
         made = self.made.finished(hashed, state, on_read) if self.made is not None else None
         if made is None or self.recipe.hash == "file":
             for file in self.files:
@@ -283,11 +301,13 @@ def fingerprint(
     platforms: tuple[str, ...],
     resolve: Callable[[str], Base],
     source_date_epoch: int | None = None,
+    hub: Hub | None = None,
 ) -> Inputs:
     """Find and hash all that goes in. The checkpoint is not read: what the stat cache does not know stays open.
 
     Args:
         resolve: a base image's reference -> its digest and layers.
+        hub: where a checkpoint ``hf://…`` is asked for.
 
     Raises:
         ConfigurationError: a file that the project names is missing, or its Dockerfile cannot be used.
@@ -308,7 +328,7 @@ def fingerprint(
     if not project.image.dockerfile:
         user = bases[project.image.base].user
         text = generate(project, requirements, includes=find_includes(project), base_user=user)
-    checkpoint = checkpoint_inputs(project, state)
+    checkpoint = checkpoint_inputs(project, state, hub)
     return Inputs(
         project,
         text,
@@ -345,7 +365,7 @@ def _own_dockerfile(project: Project) -> str:
         raise ConfigurationError(f"image.dockerfile: {path}: {error}") from None
 
 
-def checkpoint_inputs(project: Project, state: State) -> CheckpointInputs | None:
+def checkpoint_inputs(project: Project, state: State, hub: Hub | None = None) -> CheckpointInputs | None:
     """The checkpoint alone, as ``fingerprint`` finds it; None where the project has none.
 
     Raises:
@@ -360,9 +380,6 @@ def checkpoint_inputs(project: Project, state: State) -> CheckpointInputs | None
         text = _own_dockerfile(project)
         copy = find_checkpoint_copy(text, target_stage=project.image.target, args=project.builder.args)
     ownership = _ownership(project, copy)
-    files = find(wanted.path, project.root)
-    found = {file.path: state.file_digest(file.source, file.identity) for file in files}
-    digests = {path: digest for path, digest in found.items() if digest}
     if wanted.compression != "none":
         needs_zstandard()
     recipe = Recipe(
@@ -373,8 +390,29 @@ def checkpoint_inputs(project: Project, state: State) -> CheckpointInputs | None
         wanted.max_layers,
         wanted.compression,
     )
+    if is_hub(wanted.path):
+        return _of_hub((hub or Hub({})).snapshot(wanted.path, state), ownership, recipe, state)
+    files = find(wanted.path, project.root)
+    found = {file.path: state.file_digest(file.source, file.identity) for file in files}
+    digests = {path: digest for path, digest in found.items() if digest}
     made = None if recipe.plain else make(wanted.path, project.root, files, ownership, recipe, state)
     return CheckpointInputs(files, ownership, digests, recipe, made)
+
+
+def _of_hub(snapshot: Snapshot, ownership: Ownership, recipe: Recipe, state: State) -> CheckpointInputs:
+    """What is kept as it is is known by its digests alone; what is made of its weights, by its headers at least."""
+    if recipe.plain:
+        files = snapshot.local()
+        missing = snapshot.missing if files is None else 0
+        files = snapshot.absent if files is None else files
+        return CheckpointInputs(files, ownership, snapshot.digests, recipe, None, snapshot, missing)
+    files = snapshot.fetch()
+    for file in files:  # packing hashes what is made of them, and not them
+        if state.file_digest(file.source, file.identity) is None:
+            snapshot.check(file, digest := hash_content(file, lambda count: None))
+            state.remember_file(file.source, file.identity, digest)
+    made = make(snapshot.folder(files), Path(), files, ownership, recipe, state)
+    return CheckpointInputs(files, ownership, snapshot.digests, recipe, made, snapshot)
 
 
 def _ownership(project: Project, copy: CheckpointCopy | None) -> Ownership:

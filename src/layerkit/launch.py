@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from .checkpoint.hub import Hub
 from .destinations.base import checkpoint_tag
 from .errors import ConfigurationError
 from .fingerprint import CheckpointInputs, checkpoint_inputs
@@ -50,6 +51,7 @@ def launch(
     project: Project,
     state: State,
     *,
+    hub: Hub | None = None,
     tag: str = "",
     ports: Sequence[str] = (),
     environment: Mapping[str, str | None] | None = None,
@@ -58,6 +60,9 @@ def launch(
     arguments: Sequence[str] = (),
 ) -> Service:
     """What ``layerkit run`` starts or prints. The checkpoint is looked at, not read.
+
+    Args:
+        hub: where a checkpoint ``hf://…`` is asked for, and downloaded from where it is mounted from this machine.
 
     Raises:
         ConfigurationError: an option or the project file is wrong; the checkpoint's key is not known yet.
@@ -77,13 +82,13 @@ def launch(
     )
     if project.checkpoint is None or project.checkpoint.placement == "layer":
         return service
-    found = checkpoint_inputs(project, state)
+    found = checkpoint_inputs(project, state, hub)
     assert found is not None
     folder = "/" + found.ownership.target.strip("/")
     if folder == "/":
         raise ConfigurationError("checkpoint.target: nothing can be mounted at /", hint='target = "/app/model/"')
     if project.checkpoint.placement == "volume":
-        return replace(service, mounts=_binds(project, found, folder))
+        return replace(service, mounts=_binds(project, found.fetched(), folder))
     return replace(
         service,
         mounts=(ImageMount(_checkpoint_image(project, found), folder),),

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from .assemble import Assembled, Runtime, assemble
 from .bases import Bases
 from .checkpoint import Packer
+from .checkpoint.hub import Hub
 from .destinations import Destination, Output, Published, Sent, Stopped
 from .engine import BakeResult, Engine
 from .errors import ConfigurationError, LayerkitError, RefusedError
@@ -229,6 +230,7 @@ class Session:
                 lambda: self._base_client, lambda: self.engine, self.state, self.platforms, self.listener
             ).resolve,
             source_date_epoch=self.settings.source_date_epoch,
+            hub=Hub(self.settings.environment, lambda text: self.listener(Note(text))),
         )
 
     def plan(self) -> Plan:
@@ -405,6 +407,7 @@ class Session:
         checkpoint = plan.inputs.checkpoint
         assert checkpoint is not None
         with self._phase("checkpoint"):
+            checkpoint = checkpoint.fetched()
             count = _Count()
             known = checkpoint.made.hashed() if checkpoint.made is not None else {}
             # Docker unpacks what it is given at once: nothing is gained there.
@@ -429,6 +432,8 @@ class Session:
         with self._phase("build"), tempfile.TemporaryDirectory(prefix="layerkit-") as folder:
             weights = Path(folder, "checkpoint")
             placed = inputs.project.checkpoint is not None and inputs.project.checkpoint.placement == "layer"
+            if placed and inputs.checkpoint is not None:
+                inputs = replace(inputs, checkpoint=inputs.checkpoint.fetched())
             read = link_checkpoint(inputs, weights) if placed and inputs.checkpoint is not None else 0
             context = stage(inputs, Path(folder, "context"))
             platform = ",".join(inputs.platforms)
@@ -578,6 +583,11 @@ def bake_definition(project: Project, *, tags: Sequence[str] = (), settings: Set
             raise ConfigurationError(
                 "checkpoint.format = 'safetensors': bake gives BuildKit the files as they are",
                 hint="layerkit checkpoint convert writes the file; name that one, with format = 'keep'",
+            )
+        if inputs.checkpoint is not None and inputs.checkpoint.hub is not None:
+            raise ConfigurationError(
+                f"checkpoint.path: {inputs.checkpoint.hub.name}: bake gives BuildKit files of this machine",
+                hint="hf download writes them into a folder (--local-dir); name that one",
             )
         if inputs.checkpoint is not None:
             start = Path(project.root, project.checkpoint.path if project.checkpoint else "").absolute()

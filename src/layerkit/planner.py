@@ -12,6 +12,7 @@ from .checkpoint.made import Part
 from .fingerprint import REQUIREMENT, CheckpointInputs, Inputs
 from .limits import check_image, check_layers
 from .oci import Digest, Image, Layer
+from .units import size as size_text
 
 __all__ = ["ROLES", "Action", "Estimate", "LayerPlan", "PartPlan", "Plan", "Present", "plan"]
 
@@ -297,6 +298,8 @@ def _checkpoint(inputs: Inputs, present: Present, pack: bool, way: Way) -> list[
         reason = f"its layers are there as checkpoint-{checkpoint.key[:12]}"
         if checkpoint.made is not None and checkpoint.made.read and checkpoint.weights is not None:
             reason = f"hashed: the same tensors (weights hash {checkpoint.weights.short}); {reason}"
+        if checkpoint.hub is not None:
+            reason = f"{reason}; {checkpoint.hub.name}"
         there = tuple(PartPlan(part.name, part.size, False) for part in checkpoint.parts)
         return [LayerPlan("checkpoint", action, reason, parts=there if len(there) > 1 else ())]
     parts = tuple(PartPlan(part.name, part.size, _changed(part, present)) for part in checkpoint.parts)
@@ -304,6 +307,9 @@ def _checkpoint(inputs: Inputs, present: Present, pack: bool, way: Way) -> list[
     if checkpoint.recipe.compression == "zstd":
         size += size // 1000  # bytes that do not shrink get frames around them
     reason = _reason(checkpoint, parts, present)
+    if checkpoint.hub is not None:
+        download = f", {size_text(checkpoint.to_fetch)} to download" if checkpoint.to_fetch else ""
+        reason = f"{reason}; {checkpoint.hub.name}{download}"
     # A layer may be there under another key: the same file in another checkpoint.
     return [LayerPlan("checkpoint", "packed", reason, 0, size, False, parts if len(parts) > 1 else ())]
 

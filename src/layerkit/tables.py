@@ -122,7 +122,12 @@ class Code:
 class Checkpoint:
     """``[checkpoint]``: the weights, and where they go."""
 
-    path: Annotated[Line, Field(description="File, folder or glob, relative to the project folder.")]
+    path: Annotated[
+        Line,
+        Field(
+            description="File, folder or glob, relative to the project folder; or hf://ORG/NAME[/FILE-OR-FOLDER][@REVISION]."
+        ),
+    ]
     target: Annotated[
         Absolute | None,
         Field(description="Folder in the image (default /app/model/). With your own Dockerfile its COPY line says it."),

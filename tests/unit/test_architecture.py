@@ -33,7 +33,7 @@ MAY: dict[str, set[str]] = {
     "fingerprint": {"oci", "errors", "state", "project", "checkpoint", "runtime"},
     "assemble": {"oci", "errors", "checkpoint", "fingerprint"},
     "limits": {"oci", "errors", "checkpoint", "fingerprint", "assemble"},
-    "planner": {"oci", "errors", "checkpoint", "fingerprint", "assemble", "project", "limits"},
+    "planner": {"units", "oci", "errors", "checkpoint", "fingerprint", "assemble", "project", "limits"},
     "destinations": {
         "oci", "errors", "events", "state", "checkpoint", "registry", "runtime", "engine", "assemble", "planner",
     },
@@ -54,7 +54,7 @@ MAY: dict[str, set[str]] = {
     "verification": {"oci", "errors", "events", "settings", "checkpoint", "anatomy"},
     "running": set(),
     "pruning": {"oci", "errors", "registry", "assemble", "destinations"},
-    "launch": {"oci", "errors", "state", "project", "request", "fingerprint", "destinations", "running"},
+    "launch": {"oci", "errors", "state", "project", "request", "checkpoint", "fingerprint", "destinations", "running"},
     "containers": {"errors", "engine"},
     "testing": {"oci", "errors", "registry"},
     "cli": {
@@ -80,6 +80,7 @@ ONLY = {
     "tenacity": {"registry/transport.py"},
     "torch": {"checkpoint/tensors.py", "checkpoint/loading.py"},  # loading.py: for its annotations alone
     "safetensors": {"checkpoint/tensors.py"},
+    "huggingface_hub": {"checkpoint/hub.py"},
     "click": {"cli/*"},
     "rich": {"cli/*"},
     "subprocess": {"engine.py", "containers.py", "registry/credentials.py"},
@@ -93,7 +94,8 @@ PURE = ["oci/", "running/", "pruning/judge.py", "errors.py", "units.py", "events
         "start/program.py", "start/weights.py", "start/write.py", "registry/urls.py", "anatomy/layers.py",
         "anatomy/costs.py", "anatomy/roles.py", "anatomy/treemap.py", "anatomy/inspection.py", "anatomy/difference.py",
         "anatomy/dissect.py", "anatomy/found.py", "anatomy/charts.py", "checkpoint/shards.py",
-        "checkpoint/passing.py", "verification/view.py", "verification/compare.py", "verification/result.py",
+        "checkpoint/hubnames.py", "checkpoint/passing.py", "verification/view.py", "verification/compare.py",
+        "verification/result.py",
         "verification/entries.py"]  # fmt: skip
 # What reads, writes or connects.
 IMPURE = {
@@ -208,7 +210,7 @@ def test_no_traps(file: str) -> None:
     assert not {m.split(".")[0] for m, ours in imported(file) if not ours} & {"pickle", "marshal", "shelve"}
 
 
-HEAVY = ("pydantic", "urllib3", "python_on_whales", "rich", "torch", "sqlite3", "tomli", "tenacity")
+HEAVY = ("pydantic", "urllib3", "python_on_whales", "rich", "torch", "sqlite3", "tomli", "tenacity", "huggingface_hub")
 
 
 @pytest.mark.parametrize(

@@ -367,6 +367,7 @@ def plan(
 @click.option("--json", "as_json", is_flag=True, help="Print one object.")
 def check(folder: Path, file: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
     """Check the project without building: its file, its code, its checkpoint, its Dockerfile."""
+    from ..checkpoint.hub import Hub
     from ..fingerprint import Base, fingerprint
     from ..settings import Settings
     from ..state import State
@@ -380,6 +381,7 @@ def check(folder: Path, file: Path | None, overrides: tuple[str, ...], as_json: 
                 state,
                 platforms=tuple(project.image.platforms) or (settings.platform,),
                 resolve=lambda reference: Base(),
+                hub=Hub(settings.environment),
             )
         files = inputs.checkpoint.files if inputs.checkpoint else ()
         if as_json:

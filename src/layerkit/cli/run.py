@@ -72,6 +72,7 @@ def run(
     "artifact" from the checkpoint-KEY image. ARGS take the place of the image's command. Ends with the container's
     exit status; Ctrl-C is the container's, and a second one ends it.
     """
+    from ..checkpoint.hub import Hub
     from ..launch import launch
     from ..settings import Settings
     from ..state import State
@@ -84,6 +85,7 @@ def run(
         service = launch(
             project,
             state,
+            hub=Hub(settings.environment),
             tag=tag,
             ports=ports,
             environment=dict(map(_variable, environment)),

@@ -172,7 +172,7 @@ def _own_ignore(project: Project) -> Matcher:
 
 def _checkpoint(project: Project) -> set[str]:
     """Paths, relative to the project folder, of the checkpoint's own files and folders."""
-    if project.checkpoint is None:
+    if project.checkpoint is None or "://" in project.checkpoint.path:
         return set()
     path, root = project.checkpoint.path, project.root.absolute()
     found = [root / path]

@@ -69,8 +69,9 @@ def ignore_file(project: Project, requirements: Requirements | None = None, *, d
         dockerignore: the text of the project's own ``.dockerignore``.
     """
     lines = [*dockerignore.removeprefix("\ufeff").splitlines(), *project.code.exclude, *DEFAULT_EXCLUDES]
-    if project.checkpoint is not None and not posixpath.isabs(project.checkpoint.path):
-        lines.append(project.checkpoint.path)
+    path = project.checkpoint.path if project.checkpoint is not None else ""
+    if path and not posixpath.isabs(path) and "://" not in path:
+        lines.append(path)
     if project.dependencies.wheels:
         lines.append(project.dependencies.wheels)
     lines += [f"!{path}" for path in (requirements.files if requirements is not None else ())]
