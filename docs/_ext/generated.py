@@ -49,7 +49,7 @@ def walk(command: click.Command, context: click.Context) -> Iterator[tuple[click
 def commands() -> str:
     """A section for each command, an ``option`` directive for each of its options."""
     parts = []
-    for command, context in walk(cli, click.Context(cli, info_name="layerkit")):
+    for command, context in walk(cli, click.Context(cli, info_name="layerkit", **cli.context_settings)):
         path = context.command_path
         if isinstance(command, click.Group):
             usage = f"{path} COMMAND"

@@ -171,6 +171,9 @@ def _labels(inputs: Inputs, platform: str, content: Digest | None, key: str | No
     labels = {PREFIX + "runtime": inputs.runtime_key(platform)}
     if inputs.checkpoint is not None and inputs.project.checkpoint is not None:
         labels[PREFIX + "placement"] = inputs.project.checkpoint.placement
+        if inputs.project.checkpoint.placement == "artifact" and key is not None:
+            # Which image is to be mounted: who cleans the registry up has to know.
+            labels[PREFIX + "checkpoint"] = key
         if inputs.project.checkpoint.placement == "layer" and content is not None and key is not None:
             labels[PREFIX + "checkpoint"] = key
             labels[PREFIX + "checkpoint.digest"] = str(content)

@@ -131,7 +131,7 @@ def test_every_command_and_option_is_told(generated: ModuleType) -> None:
     from layerkit.cli.app import cli
 
     text = generated.commands()
-    for command, context in generated.walk(cli, click.Context(cli, info_name="layerkit")):
+    for command, context in generated.walk(cli, click.Context(cli, info_name="layerkit", **cli.context_settings)):
         assert f"## {context.command_path}\n" in text
         for option in command.get_params(context):
             if isinstance(option, click.Option) and not option.hidden and "--help" not in option.opts:

@@ -61,12 +61,13 @@ def test_what_a_server_can_read(root: Path) -> None:
 
 @pytest.mark.parametrize("placement", ["volume", "artifact"])
 def test_mounted_checkpoint(root: Path, placement: str) -> None:
-    """An image whose checkpoint is mounted says where, and not which: it cannot know."""
+    """An image whose checkpoint is mounted says where; which, only as the image that was made to be mounted."""
     found = wanted(root, placement=placement)
     made = assemble(found, {PLATFORM: runtime()}, (), CONTENT, KEY).images[PLATFORM]
     assert made.config.environment["LAYERKIT_CHECKPOINT"] == "/app/model/model.pth.tar"
     assert "LAYERKIT_CHECKPOINT_DIGEST" not in made.config.environment
-    assert "dev.layerkit.checkpoint" not in made.config.labels
+    assert made.config.labels.get("dev.layerkit.checkpoint") == (KEY if placement == "artifact" else None)
+    assert "dev.layerkit.checkpoint.digest" not in made.config.labels
     assert [d.annotations["dev.layerkit.role"] for d in made.manifest.layers].count("checkpoint") == 0
     assert len(made.manifest.layers) == 4, "the placeholder is left out"
 

@@ -143,6 +143,7 @@ _LATER = {
     "lint": "Say what an expert would of a Dockerfile of a PyTorch service.",
     "makefile": "Print the path of layerkit.mk, for a Makefile.",
     "plan": "Say what build would do and why, in bytes. Changes nothing.",
+    "prune": "Delete runtime and checkpoint images of the registry that nothing uses.",
     "run": "Run the image with its weights, or print how Compose or Kubernetes do.",
     "schema": "Print the JSON schema of layerkit.toml, for editors.",
     "verify": "Say whether an image's weights are the approved ones.",

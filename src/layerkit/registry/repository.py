@@ -199,22 +199,45 @@ class Repository:
     def delete_manifest(self, digest: Digest) -> None:
         """Delete the manifest *digest* and its tags; it is no error where there is none."""
         what = f"delete the manifest {digest.short} of {self.name}"
-        url = self._manifest_url(digest)
-        answer = self._request("DELETE", url, what, self._push | scope(self.repository, "delete"))
+        answer = self._delete(digest, what)
         if not answer.ok and answer.status != 404:
-            hint = "the registry does not allow deleting" if answer.status in (400, 405) else ""
-            raise error_for(answer, what, hint=hint)
+            raise error_for(answer, what, hint=_no_deleting(answer))
+
+    def delete_tag(self, tag: str) -> bool:
+        """Delete *tag* alone, not what it names (distribution-spec, "Deleting tags"); no error where there is none.
+
+        Returns:
+            False where the registry cannot do that: it answers 400 or 405, as distribution before 3.0 does (also where
+            it allows no deleting at all).
+        """
+        what = f"delete the tag {self._full(tag)}"
+        answer = self._delete(tag, what)
+        if answer.status in (400, 405):
+            return False
+        if not answer.ok and answer.status != 404:
+            raise error_for(answer, what, hint=_no_deleting(answer))
+        return True
+
+    def _delete(self, reference: str | Digest, what: str) -> Answer:
+        scopes = self._push | scope(self.repository, "delete")
+        return self._request("DELETE", self._manifest_url(reference), what, scopes)
 
     def tags(self) -> tuple[str, ...]:
-        """All tags, in the registry's order; none where the repository does not exist."""
+        """All tags, in the registry's order; none where the repository does not exist.
+
+        Raises:
+            IntegrityError: the list has no end. Who deletes what no tag uses must not believe half of one.
+        """
         what = f"list the tags of {self.name}"
         url: str | None = urls.tags(self._root, self.repository, 1000)
         found: dict[str, None] = {}
         seen: set[str] = set()
-        while url is not None and url not in seen and len(seen) < _MAX_PAGES:
+        while url is not None:
+            if url in seen or len(seen) == _MAX_PAGES:
+                raise IntegrityError(f"{what}: the registry's list has no end, after {len(seen)} pages")
             seen.add(url)
             answer = self._request("GET", url, what, self._pull)
-            if answer.status == 404:
+            if answer.status == 404 and len(seen) == 1:
                 break
             if not answer.ok:
                 raise error_for(answer, what)
@@ -568,6 +591,12 @@ def _total(content_range: str) -> int | None:
     """The whole's size out of ``Content-Range: bytes 0-0/TOTAL``."""
     match = re.fullmatch(r"bytes\s+[0-9]+-[0-9]+/([0-9]{1,18})", content_range.strip())
     return int(match[1]) if match else None
+
+
+def _no_deleting(answer: Answer) -> str:
+    if answer.status in (400, 405):
+        return "the registry does not allow deleting: allow it there, or use its own clean-up rules"
+    return "these credentials do not cover it: ask for the right to delete" if answer.status == 403 else ""
 
 
 def _tags_of(answer: Answer, what: str) -> list[str]:

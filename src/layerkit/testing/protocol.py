@@ -378,6 +378,10 @@ class Protocol(Handler):
 
     def _manifest_delete(self, reference: str) -> None:
         home = self._home()
+        if self.profile.deletes == "nothing":
+            raise error(405, "UNSUPPORTED", "The operation is unsupported.")
+        if self.profile.deletes == "digest" and ":" not in reference:
+            raise error(400, "DIGEST_INVALID", "provided digest did not match uploaded content")
         with self.registry._lock:
             if ":" not in reference:
                 if home.tags.pop(reference, None) is None:

@@ -37,6 +37,7 @@ class Profile:
         immutable_tags: whether a tag that exists can be pushed again.
         mounts: whether blobs can be mounted.
         ranges: whether a GET of a blob heeds Range.
+        deletes: what of a manifest can be deleted: a "tag" or a digest, a "digest" alone, or "nothing".
     """
 
     patch: bool = True
@@ -52,12 +53,13 @@ class Profile:
     immutable_tags: bool = False
     mounts: bool = True
     ranges: bool = True
+    deletes: Literal["tag", "digest", "nothing"] = "tag"
 
 
 PROFILES: Mapping[str, Profile] = {
     "strict": Profile(),
     # Its session tokens hold the offset: after a break inside a PATCH they match nothing any more.
-    "distribution-2.8": Profile(content_range="ignored", after_break="lost"),
+    "distribution-2.8": Profile(content_range="ignored", after_break="lost", deletes="digest"),
     "acr-noresume": Profile(after_break="lost", status_known=False),
     "ghcr-4mib": Profile(patch_limit=4 * 1024 * 1024),
     # https://github.com/aws/containers-roadmap/issues/2831
@@ -65,6 +67,7 @@ PROFILES: Mapping[str, Profile] = {
     "gar-monolithic": Profile(patch=False),
     "lying-head": Profile(lying_head=True),
     "immutable-tags": Profile(immutable_tags=True),
+    "no-deleting": Profile(deletes="nothing"),
 }
 
 
