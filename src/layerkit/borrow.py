@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .assemble import PREFIX, SAMPLES, WEIGHTS
 from .checkpoint import Ownership, checkpoint_key
 from .checkpoint.elsewhere import OCI, Elsewhere, RemoteBlueprint, placed, remote
+from .connections import Connections
 from .destinations import checkpoint_tag
 from .errors import CheckpointError, IntegrityError, LayerkitError, printable
+from .events import Listener, Note
+from .fingerprint import Inputs
 from .oci import Config, Descriptor, Digest, Image, Index, Layer, Manifest, Reference
+from .planner import Present
 
 if TYPE_CHECKING:
     from .registry import Client, Repository
 
-__all__ = ["find_layers", "image_at"]
+__all__ = ["find_layers", "image_at", "locate"]
 
 _ROLE = PREFIX + "role"
 Count = Callable[[int], None]
@@ -121,6 +126,31 @@ def _same_place(path: str, layers: Sequence[Layer], ownership: Ownership) -> Non
 
 def _owned(ownership: Ownership) -> str:
     return f"{ownership.uid}:{ownership.gid} {ownership.mode:04o}"
+
+
+def locate(inputs: Inputs, present: Present, to: Connections, count: Count, listener: Listener) -> Inputs:
+    """*inputs* with the layers of weights that are not here, where the destination does not have them.
+
+    Raises:
+        CheckpointError: no registry has them, or it is the files that are needed.
+    """
+    checkpoint, wanted = inputs.checkpoint, inputs.project.checkpoint
+    if checkpoint is None or checkpoint.elsewhere is None or wanted is None or wanted.placement == "volume":
+        return inputs
+    elsewhere = checkpoint.elsewhere
+    if to.request.way == "buildkit" and wanted.placement == "layer":
+        raise elsewhere.needs_files("--way buildkit gives BuildKit the files")
+    if present.checkpoint is None:
+        also = (to.project.cache.repository, to.project.image.name)
+        layers = find_layers(to.client, elsewhere, also, to.where, count)
+        if to.destination.kind == "docker" and any(b.stored and b.known != b.stored.diff_id for b in layers):
+            raise elsewhere.needs_files("the registry has its layers compressed, and docker load takes them plain")
+        checkpoint = replace(checkpoint, remote=layers)
+    origin = checkpoint.remote[0] if checkpoint.remote else None
+    place = f"{origin.host}/{origin.repository}" if origin else to.where
+    by = f", {elsewhere.by}" if elsewhere.by else ""
+    listener(Note(f"checkpoint  {elsewhere.said}; taken from {place}{by}: {elsewhere.digest}"))
+    return replace(inputs, checkpoint=checkpoint)
 
 
 def find_layers(

@@ -449,7 +449,7 @@ def checkpoint_inputs(project: Project, state: State, sources: Sources | None = 
     here = look(wanted.path, project.root)
     files = here.files
     if here.pointers or not files:
-        lock = (project.lock.name if project.lock else "layerkit.lock", sources.locked)
+        lock = (project.lock_name, sources.locked)
         away = refer(wanted.path, project.root, here, ownership, recipe, lock, state)
         return CheckpointInputs((), ownership, {}, recipe, elsewhere=away)
     found = {file.path: state.file_digest(file.source, file.identity) for file in files}

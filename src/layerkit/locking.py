@@ -15,11 +15,11 @@ from .checkpoint.pointers import dvc_folder, read_dvc
 from .errors import CheckpointError, ConfigurationError, IntegrityError, LayerkitError, printable
 from .events import Listener, Note
 from .fingerprint import CheckpointInputs, Inputs
-from .lock import Difference, Lock, LockedBase, LockedCheckpoint, differences
+from .lock import Difference, Lock, LockedBase, LockedCheckpoint, differences, write
 from .oci import Digest, Layer
 from .state import State
 
-__all__ = ["check_lock", "hashed", "hold", "lock_of", "with_sources"]
+__all__ = ["check_lock", "hashed", "held", "hold", "lock_of", "with_sources", "write_lock"]
 
 _MD5 = "md5"  # kind of record
 
@@ -102,6 +102,49 @@ def hold(lock: Lock | None, now: Lock, name: str) -> None:
         raise contradiction(found, f"--locked: {name} would change")
 
 
+def held(inputs: Inputs, lock: Lock | None, state: State) -> Inputs:
+    """*inputs*, all of them known, if they are those of *lock*.
+
+    Raises:
+        ConfigurationError, IntegrityError: they are not.
+        CheckpointError: a file cannot be read, or changed meanwhile.
+    """
+    checkpoint, wanted = inputs.checkpoint, inputs.project.checkpoint
+    if checkpoint is not None and wanted is not None and wanted.placement != "volume":
+        checkpoint = hashed(checkpoint, state)
+        inputs = replace(inputs, checkpoint=checkpoint)
+    hold(lock, lock_of(inputs, checkpoint, (), "", lock), inputs.project.lock_name)
+    return inputs
+
+
+def write_lock(
+    inputs: Inputs,
+    checkpoint: CheckpointInputs | None,
+    layers: Sequence[Layer],
+    repository: str,
+    before: Lock | None,
+    state: State,
+    listener: Listener,
+) -> None:
+    """What was built, written down: the arguments are those of ``lock_of``.
+
+    The image is there by now: what cannot be written is said, and no failure.
+    """
+    project, dvc = inputs.project, ""
+    if project.lock is None:
+        return
+    try:
+        if checkpoint is not None and project.checkpoint is not None:
+            checkpoint, dvc = with_sources(checkpoint, project.checkpoint.path, project.root, state, listener)
+        new = lock_of(inputs, checkpoint, layers, repository, before, dvc)
+        found = differences(before, new) if before is not None else ()
+        if write(project.lock, new):
+            said = "; ".join(map(str, found)) or ("updated" if before is not None else "written")
+            listener(Note(f"{project.lock_name}: {said}"))
+    except LayerkitError as error:
+        listener(Note(f"the image is built, and {project.lock_name} is not written: {error}", "warning"))
+
+
 def check_lock(lock: Lock | None, inputs: Inputs) -> str:
     """What can be said of *lock* without a registry, and without reading the weights.
 
@@ -134,7 +177,7 @@ def check_lock(lock: Lock | None, inputs: Inputs) -> str:
         found += _content_differs(locked, checkpoint)
         said = "agrees" if checkpoint.known else "sizes"
     if found:
-        raise contradiction(found, "layerkit.lock" if inputs.project.lock is None else inputs.project.lock.name)
+        raise contradiction(found, inputs.project.lock_name)
     return said
 
 

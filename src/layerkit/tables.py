@@ -319,6 +319,11 @@ class Project:
             return None
         return self.file.with_name("layerkit.lock" if self.file.name == "pyproject.toml" else f"{self.file.stem}.lock")
 
+    @property
+    def lock_name(self) -> str:
+        """What messages call the lock."""
+        return self.lock.name if self.lock is not None else "layerkit.lock"
+
     @model_validator(mode="after")
     def _consistent(self) -> Project:
         if self.image.dockerfile:

@@ -76,5 +76,5 @@ def check(folder: Path, file: Path | None, overrides: tuple[str, ...], as_json: 
                 by = f"{away.by}, " if away.by else ""
                 print(f"             {away.said}: {by}{away.digest}" if away.digest else f"             {away.said}")
             if project.lock is not None:
-                print(f"lock         {printable(project.lock.name)}: {_LOCK[agrees]}")
+                print(f"lock         {printable(project.lock_name)}: {_LOCK[agrees]}")
             print("ok")
