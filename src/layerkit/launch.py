@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from .checkpoint_inputs import CheckpointInputs, Sources, checkpoint_inputs
 from .destinations.base import checkpoint_tag
 from .errors import ConfigurationError
-from .fingerprint import CheckpointInputs, Sources, checkpoint_inputs
 from .oci import Reference
 from .project import Project
 from .request import named

@@ -12,9 +12,10 @@ from .checkpoint import File, Ownership, Packer
 from .checkpoint.elsewhere import KnownFile
 from .checkpoint.made import hash_content
 from .checkpoint.pointers import dvc_folder, read_dvc
+from .checkpoint_inputs import CheckpointInputs
 from .errors import CheckpointError, ConfigurationError, IntegrityError, LayerkitError, printable
 from .events import Listener, Note
-from .fingerprint import CheckpointInputs, Inputs
+from .fingerprint import Inputs
 from .lock import Difference, Lock, LockedBase, LockedCheckpoint, differences, write
 from .oci import Digest, Layer
 from .state import State

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 from .checkpoint import Packer
 from .checkpoint.pack import Hashed
+from .checkpoint_inputs import CheckpointInputs
 from .destinations import Destination, Sent, Stopped
 from .errors import LayerkitError
 from .events import Listener
-from .fingerprint import CheckpointInputs
 from .oci import Digest
 from .state import State
 

@@ -23,12 +23,13 @@ from .borrow import image_at, locate
 from .checkpoint import Ownership
 from .checkpoint.elsewhere import Elsewhere
 from .checkpoint.hub import Hub
+from .checkpoint_inputs import CheckpointInputs, Sources
 from .connections import Connections
 from .destinations import Published
 from .engine import BakeResult
 from .errors import LayerkitError, RefusedError
 from .events import Listener, Note, Phase, silent
-from .fingerprint import CheckpointInputs, Inputs, Sources, fingerprint
+from .fingerprint import Inputs, fingerprint
 from .forecast import Rates, estimate, learn
 from .lock import Lock, read
 from .locking import held, write_lock

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from .assemble import PREFIX, SAMPLES, Assembled, Runtime, assemble
 from .checkpoint.made import Part
-from .fingerprint import REQUIREMENT, CheckpointInputs, Inputs
+from .checkpoint_inputs import CheckpointInputs
+from .fingerprint import REQUIREMENT, Inputs
 from .limits import check_image, check_layers
 from .oci import Digest, Image, Layer
 from .units import size as size_text

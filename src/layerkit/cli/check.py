@@ -30,7 +30,8 @@ def check(folder: Path, file: Path | None, overrides: tuple[str, ...], as_json: 
     the sizes are compared.
     """
     from ..checkpoint.hub import Hub
-    from ..fingerprint import Base, Sources, fingerprint
+    from ..checkpoint_inputs import Sources
+    from ..fingerprint import Base, fingerprint
     from ..lock import read
     from ..locking import check_lock
     from ..settings import Settings

@@ -14,8 +14,8 @@ from ..errors import ConfigurationError, printable
 from .app import Terminated, load_project, project_options
 
 if TYPE_CHECKING:
+    from ..checkpoint_inputs import Sources
     from ..containers import Containers
-    from ..fingerprint import Sources
     from ..project import Project
     from ..running import Service
     from ..settings import Settings
@@ -123,7 +123,7 @@ def _variable(text: str) -> tuple[str, str | None]:
 def _sources(project: Project, settings: Settings) -> Sources:
     """No registry is asked: what an image's weights are, the lock says."""
     from ..checkpoint.hub import Hub
-    from ..fingerprint import Sources
+    from ..checkpoint_inputs import Sources
     from ..lock import read
 
     lock = read(project.lock) if project.lock is not None else None
