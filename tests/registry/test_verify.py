@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,7 @@ import layerkit
 from layerkit import Mismatch, Verification
 from layerkit.checkpoint.hashing import hash_weights
 from layerkit.checkpoint.opening import open_weights
-from layerkit.errors import CheckpointError, ConfigurationError
+from layerkit.errors import CheckpointError, ConfigurationError, LocalResourceError
 from layerkit.oci import MEDIA, Config, Descriptor, Digest, Image, Index, Manifest, Platform, dump
 from layerkit.testing import FakeRegistry
 from registry.pushing import NAME
@@ -52,6 +54,11 @@ class Verifier(Trainer):
             part = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("range", ""))
             count += min(int(part[2]) + 1, len(blob)) - int(part[1]) if part else len(blob)
         return count
+
+    def push_of(self, state: Any) -> Path:
+        path = self.save(state)
+        self.push()
+        return path
 
     def sizes(self, role: str, tag: str = "v1") -> list[int]:
         layers = self.image(tag).manifest.layers
@@ -385,6 +392,38 @@ def test_wrong_file(kit: Verifier, tmp_path: Path) -> None:
     broken.write_bytes(b"\xff" * 100)
     with pytest.raises(CheckpointError):
         kit.verify(checkpoint=broken)
+
+
+def test_without_torch(kit: Verifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without torch a kept file holds by its layers; its tensors cannot be had, and that is no fault of the image."""
+    kit.options('hash = "weights"')
+    path = kit.save(model())
+    approved = hash_of(path)
+    kit.push()
+    other = kit.save({"state_dict": model()}, "other.pt")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    path = kit.project / "weights" / "model.pt"
+    assert kit.verify(checkpoint=path).images[0].way == "layers"
+    for options in ({"weights": approved}, {"checkpoint": other}):
+        with pytest.raises(LocalResourceError, match="PyTorch"):
+            kit.verify(**options)
+
+
+def test_no_room(kit: Verifier, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A pickled checkpoint needs room for a copy, which is gone afterwards; too little, or no folder, is said."""
+    kit.options("")
+    kit.push_of(model())
+    approved = hash_of(kit.project / "weights" / "model.pt")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    before = sorted(tmp_path.iterdir())
+    assert kit.verify(weights=approved).holds and sorted(tmp_path.iterdir()) == before
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(LocalResourceError, match="which has 1000"):
+        kit.verify(weights=approved)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    with pytest.raises(LocalResourceError, match="cannot be copied"):
+        kit.verify(weights=approved)
 
 
 # ------------------------------------------------------------------------------------------------ platforms, layouts
