@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -210,7 +210,7 @@ class _Job:
             weights = approved.holds_weights(self.key)
         except LocalResourceError as error:  # the files may be the same
             weights, lacking = False, error
-        nodes = self.layers.weights((i for i in subject.own if i not in same), tensors=weights)
+        nodes = self._nodes(tensors=weights, known=same)
         for index, layer in same.items():
             nodes[index] = _nodes(approved.completed(layer, self.key) if weights else layer.files)
         found = self._compared(approved, made, self._seen(nodes), weights)
@@ -247,8 +247,15 @@ class _Job:
 
     # ------------------------------------------------------------------------------------------------ what it takes
 
-    def _nodes(self, *, tensors: bool, digests: bool = True) -> dict[int, Sequence[Node]]:
-        return self.layers.weights(self.subject.own, tensors=tensors, digests=digests)
+    def _nodes(self, *, tensors: bool, digests: bool = True, known: Collection[int] = ()) -> dict[int, Sequence[Node]]:
+        """Index -> entries of the layers that hold weights, but for those *known*."""
+        found = self.layers.weights((i for i in self.subject.own if i not in known), tensors=tensors, digests=digests)
+        seen = any(node.known is not None and node.known.format for nodes in found.values() for node in nodes)
+        if not self.subject.ours and not seen:  # an image on one with weights: they are in what looks like its base
+            self.subject = self.layers.subject = self.subject.whole
+            rest = [index for index in self.subject.own if index not in found]
+            found |= self.layers.weights(rest, tensors=tensors, digests=digests)
+        return found
 
     def _seen(self, own: dict[int, Sequence[Node]]) -> View:
         return self.layers.seen(own, self.layers.above() if self.check_above else {})

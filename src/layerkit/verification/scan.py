@@ -13,7 +13,7 @@ from typing import IO
 
 from ..checkpoint.archive import LEGACY_MAGIC, ZIP_MAGIC
 from ..checkpoint.hashing import hash_weights
-from ..checkpoint.opening import open_weights
+from ..checkpoint.opening import look
 from ..checkpoint.passing import PassingTensors
 from ..checkpoint.safetensors import MAX_HEADER
 from ..checkpoint.weights import TensorInfo
@@ -27,6 +27,7 @@ __all__ = ["Known", "Node", "Scan", "Tensors", "scan_layer"]
 # name -> what the tensor is, and the sha256 of its canonical bytes
 Tensors = Mapping[str, tuple[TensorInfo, Digest]]
 _HEAD = len(LEGACY_MAGIC)  # bytes by which a format is told
+_ZIPS = (".whl", ".egg", ".jar", ".npz", ".zip")
 
 
 @dataclass(frozen=True)
@@ -149,8 +150,9 @@ def _known(entry: Entry, digests: bool, tensors: bool, key: str) -> Known:
         try:
             if passing is not None and problem is None:
                 found = {info.name: (info, digest) for info, digest in passing.finish()}
-            elif form == "torch":
+            elif form == "torch" and tensors:
                 found = spool.tensors()
+                form = form if found is not None else ""
         except (CheckpointError, LocalResourceError) as error:
             problem = error
     return Known(entry.size, Digest("sha256", state.hexdigest()) if digests else None, form, found, problem)
@@ -163,8 +165,8 @@ def _all(head: bytes, content: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _format(path: str, size: int, head: bytes) -> str:
-    """As ``checkpoint.opening`` tells them, from the first bytes."""
-    if head.startswith((ZIP_MAGIC, LEGACY_MAGIC)):
+    """As ``checkpoint.opening`` tells them, from the first bytes; other ZIP archives by their names."""
+    if head.startswith(LEGACY_MAGIC) or (head.startswith(ZIP_MAGIC) and not path.endswith(_ZIPS)):
         return "torch"
     length = int.from_bytes(head[:8], "little")
     if path.endswith(".safetensors") or (length <= min(MAX_HEADER, size - 8) and head[8:9] == b"{"):
@@ -231,7 +233,12 @@ class _Spool(_Nowhere):
             self._stream.flush()
         except OSError as error:
             raise _no_place(error) from None
-        weights = open_weights(self._file, self._key)
+        contents = look(self._file, self._key)
+        if contents.unsafe:
+            raise CheckpointError(f"checkpoint: {contents.reason}")
+        if contents.weights is None:  # TorchScript, or no weights at all
+            return None
+        weights = contents.weights
         digests = hash_weights(weights).tensors
         return {tensor.name: (tensor.info, digests[tensor.name]) for tensor in weights.tensors}
 
