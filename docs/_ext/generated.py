@@ -180,7 +180,7 @@ LABELS = {
     "checkpoint": "the key of its checkpoint: `REPO:checkpoint-<key>`",
     "checkpoint.digest": "the digest of the weights, as `LAYERKIT_CHECKPOINT_DIGEST` has it",
     "checkpoint.weights": "the weights hash of what is in the image, where they were read as tensors",
-    "checkpoint.recipe": "annotation of a manifest: how its layers were made, where not of the files as they are",
+    "checkpoint.recipe": "annotation of a manifest: how the layers were made of the files, where not as they are",
     "checkpoint.samples": "annotation of a manifest: what a later plan needs to see which layers may be the same",
     "checkpoint.target": "of a checkpoint image: the folder that its files belong in",
     "placement": "`layer`, `volume` or `artifact`",

@@ -287,6 +287,30 @@ class Engine:
 
     # ---------------------------------------------------------------------------------------------------- streams
 
+    def beside(
+        self, *arguments: str, own_group: bool = True, has_input: bool = False, results: bool = True
+    ) -> subprocess.Popen[bytes]:
+        """A docker command whose output goes where ours goes, for the caller to wait for.
+
+        Args:
+            own_group: away from our terminal, so that Ctrl-C comes to us alone.
+            has_input: our standard input is its own.
+            results: its standard output is a result; else it goes to standard error.
+
+        Raises:
+            LocalResourceError: docker cannot be run.
+        """
+        try:
+            return subprocess.Popen(
+                [*self.command, *arguments],
+                env=self._environment,
+                stdin=None if has_input else subprocess.DEVNULL,
+                stdout=None if results else 2,
+                start_new_session=own_group,
+            )
+        except OSError as error:
+            raise LocalResourceError(f"docker: cannot be run: {error.strerror}") from None
+
     def bake(
         self, definition: Mapping[str, Any], *, listener: Listener = silent, cwd: Path | None = None
     ) -> BakeResult:

@@ -33,7 +33,7 @@ from .runtime import (
 from .runtime.requirements import Entry
 from .state import Identity, State
 
-__all__ = ["REQUIREMENT", "Base", "CheckpointInputs", "Inputs", "fingerprint", "hash_file"]
+__all__ = ["REQUIREMENT", "Base", "CheckpointInputs", "Inputs", "checkpoint_inputs", "fingerprint", "hash_file"]
 
 FORMAT_VERSION = 1  # of what a runtime key means: raised when the same inputs would build another image
 _CHUNK = 1024 * 1024  # bytes
@@ -313,16 +313,9 @@ def fingerprint(
         ConfigurationError: a file that the project names is missing, or its Dockerfile cannot be used.
         CheckpointError: the checkpoint is missing or cannot be used.
     """
-    copy: CheckpointCopy | None = None
     if project.image.dockerfile:
-        path = project.root / project.image.dockerfile
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"image.dockerfile: {path}: {error}") from None
+        text = _own_dockerfile(project)
         references = base_images(text, target_stage=project.image.target, args=project.builder.args)
-        if project.checkpoint is not None:
-            copy = find_checkpoint_copy(text, target_stage=project.image.target, args=project.builder.args)
         dependency_files: frozenset[str] = frozenset()
         requirements = None
     else:
@@ -335,7 +328,7 @@ def fingerprint(
     if not project.image.dockerfile:
         user = bases[project.image.base].user
         text = generate(project, requirements, includes=find_includes(project), base_user=user)
-    checkpoint = _checkpoint(project, copy, state, hub or Hub({}))
+    checkpoint = checkpoint_inputs(project, state, hub)
     return Inputs(
         project,
         text,
@@ -364,10 +357,28 @@ def _wheels(project: Project) -> list[tuple[str, Path]]:
     return sorted((path.name, path) for path in folder.iterdir() if path.is_file())
 
 
-def _checkpoint(project: Project, copy: CheckpointCopy | None, state: State, hub: Hub) -> CheckpointInputs | None:
+def _own_dockerfile(project: Project) -> str:
+    path = project.root / project.image.dockerfile
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"image.dockerfile: {path}: {error}") from None
+
+
+def checkpoint_inputs(project: Project, state: State, hub: Hub | None = None) -> CheckpointInputs | None:
+    """The checkpoint alone, as ``fingerprint`` finds it; None where the project has none.
+
+    Raises:
+        ConfigurationError: the project's own Dockerfile cannot be used.
+        CheckpointError: the checkpoint is missing or cannot be used.
+    """
     wanted = project.checkpoint
     if wanted is None:
         return None
+    copy: CheckpointCopy | None = None
+    if project.image.dockerfile:
+        text = _own_dockerfile(project)
+        copy = find_checkpoint_copy(text, target_stage=project.image.target, args=project.builder.args)
     ownership = _ownership(project, copy)
     if wanted.compression != "none":
         needs_zstandard()
@@ -380,7 +391,7 @@ def _checkpoint(project: Project, copy: CheckpointCopy | None, state: State, hub
         wanted.compression,
     )
     if is_hub(wanted.path):
-        return _of_hub(hub.snapshot(wanted.path, state), ownership, recipe, state)
+        return _of_hub((hub or Hub({})).snapshot(wanted.path, state), ownership, recipe, state)
     files = find(wanted.path, project.root)
     found = {file.path: state.file_digest(file.source, file.identity) for file in files}
     digests = {path: digest for path, digest in found.items() if digest}

@@ -39,7 +39,7 @@ DAEMON = {
 REGISTRY = {"docker-registry": "docker-registry"}
 BASE = {"debootstrap": "debootstrap"}
 # Readers and peers for tests and benchmarks: without them those say what they could not compare.
-EXTRAS = {name: name for name in ("skopeo", "umoci", "socat", "curl", "crane", "oras")}
+EXTRAS = {name: name for name in ("skopeo", "umoci", "socat", "curl", "crane", "oras", "nginx")}
 
 # For the tests of pages. Any of these will do; where there is none, the package of the first is installed.
 BROWSERS = (
@@ -55,7 +55,7 @@ BROWSERS = (
 NEWER_SUITES = ("forky", "trixie")
 # These must not come from the newer suite: its runc wants a newer libc than the release has.
 FROM_OWN_SUITE = {"runc", "iptables", "iproute2", "docker-registry", "debootstrap", "skopeo", "umoci", "socat", "curl",
-                  "chromium-headless-shell"}  # fmt: skip
+                  "nginx", "chromium-headless-shell"}  # fmt: skip
 
 
 def program(name: str) -> str | None:

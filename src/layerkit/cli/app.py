@@ -19,12 +19,12 @@ from . import completion
 if TYPE_CHECKING:
     from ..project import Project
 
-__all__ = ["cli", "main"]
+__all__ = ["Terminated", "cli", "json_errors", "load_project", "main", "project_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class _Terminated(BaseException):
+class Terminated(BaseException):
     """SIGTERM, as an exception: what is under way is ended by the same blocks as with Ctrl-C."""
 
 
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except (KeyboardInterrupt, click.Abort):
         print("interrupted: no tag was moved; what arrived is used by the next run", file=sys.stderr)
         status = 130
-    except _Terminated:
+    except Terminated:
         print("terminated: no tag was moved; what arrived is used by the next run", file=sys.stderr)
         status = 143
     except LayerkitError as error:
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _on_term(number: int, frame: object) -> None:
-    raise _Terminated
+    raise Terminated
 
 
 def _show(error: LayerkitError) -> None:
@@ -76,7 +76,7 @@ def _show(error: LayerkitError) -> None:
 
 
 @contextlib.contextmanager
-def _json_errors(wanted: bool) -> Iterator[None]:
+def json_errors(wanted: bool) -> Iterator[None]:
     """With ``--json`` a failure is an object on standard output too."""
     try:
         yield
@@ -92,7 +92,7 @@ def _json_errors(wanted: bool) -> Iterator[None]:
         raise
 
 
-def _project_options(command: F) -> F:
+def project_options(command: F) -> F:
     for option in (
         click.option(
             "--set",
@@ -154,7 +154,7 @@ def _destination_options(command: F) -> F:
     return command
 
 
-def _load(folder: Path, file: Path | None, overrides: Sequence[str]) -> Project:
+def load_project(folder: Path, file: Path | None, overrides: Sequence[str]) -> Project:
     from ..project import load
 
     return load(file, root=folder if file is None or folder != Path() else None, overrides=overrides)
@@ -178,6 +178,7 @@ _LATER = {
     "inspect": "Say what an image is made of, by role, and what a change costs.",
     "init": "Look at the project, and write a commented layerkit.toml.",
     "lint": "Say what an expert would of a Dockerfile of a PyTorch service.",
+    "run": "Run the image with its weights, or print how Compose or Kubernetes do.",
     "verify": "Say whether an image's weights are the approved ones.",
 }
 _HOME = {"diff": "inspect"}  # where a command is not in the module of its name
@@ -216,7 +217,7 @@ def cli() -> None:
 
 @cli.command()
 @_destination_options
-@_project_options
+@project_options
 @click.option("--pull", is_flag=True, help="Have the builder ask for newer base images.")
 @click.option("--strict-cache", is_flag=True, help="Fail when the build cache cannot be exported.")
 @click.option(
@@ -275,9 +276,9 @@ def build(
     from .display import display
     from .tables import print_outcomes, print_plan, print_result
 
-    with _json_errors(as_json):
+    with json_errors(as_json):
         where = _destination(push, load, output, platforms)
-        project = _load(folder, file, overrides)
+        project = load_project(folder, file, overrides)
         kind = "quiet" if quiet else progress
         actions = Actions.from_environment()
         kind = "github" if actions and kind == "auto" else kind
@@ -321,7 +322,7 @@ def build(
 
 @cli.command()
 @_destination_options
-@_project_options
+@project_options
 @click.option("--exit-code", is_flag=True, help="Exit with 10 when something would change.")
 @click.option("--json", "as_json", is_flag=True, help="Print one object.")
 def plan(
@@ -344,9 +345,9 @@ def plan(
     from .display import notes
     from .tables import print_plan
 
-    with _json_errors(as_json):
+    with json_errors(as_json):
         where = _destination(push, load, output, platforms)
-        project = _load(folder, file, overrides)
+        project = load_project(folder, file, overrides)
         found = look(project, tags=tags, builder=builder, no_cache=no_cache, listener=notes, **where)
         if as_json:
             print(json.dumps(found.to_json(), indent=2))
@@ -361,7 +362,7 @@ def plan(
 
 
 @cli.command()
-@_project_options
+@project_options
 @click.option("--json", "as_json", is_flag=True, help="Print one object.")
 def check(folder: Path, file: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
     """Check the project without building: its file, its code, its checkpoint, its Dockerfile."""
@@ -370,8 +371,8 @@ def check(folder: Path, file: Path | None, overrides: tuple[str, ...], as_json: 
     from ..settings import Settings
     from ..state import State
 
-    with _json_errors(as_json):
-        project = _load(folder, file, overrides)
+    with json_errors(as_json):
+        project = load_project(folder, file, overrides)
         settings = Settings.from_environment()
         with State(settings.state_folder) as state:
             inputs = fingerprint(
@@ -404,7 +405,7 @@ def check(folder: Path, file: Path | None, overrides: tuple[str, ...], as_json: 
 
 
 @cli.command()
-@_project_options
+@project_options
 @click.option(
     "-o",
     "--write",
@@ -424,7 +425,7 @@ def dockerfile(folder: Path, file: Path | None, overrides: tuple[str, ...], targ
     from ..settings import Settings
     from ..state import State
 
-    project = _load(folder, file, overrides)
+    project = load_project(folder, file, overrides)
     if project.image.dockerfile:
         path = project.root / project.image.dockerfile
         try:
@@ -452,13 +453,13 @@ def dockerfile(folder: Path, file: Path | None, overrides: tuple[str, ...], targ
 
 
 @cli.command()
-@_project_options
+@project_options
 @click.option("-t", "--tag", "tags", multiple=True, metavar="TAG", help="As with build.")
 def bake(folder: Path, file: Path | None, overrides: tuple[str, ...], tags: tuple[str, ...]) -> None:
     """Print the bake definition of the whole image, for: docker buildx bake -f -"""
     from ..pipeline import bake_definition
 
-    project = _load(folder, file, overrides)
+    project = load_project(folder, file, overrides)
     definition = bake_definition(project, tags=tags)
     context = definition["target"]["image"].get("contexts", {}).get("checkpoint")
     if context and project.checkpoint and not (project.root / project.checkpoint.path).is_dir():

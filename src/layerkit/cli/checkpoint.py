@@ -50,9 +50,9 @@ def checkpoint() -> None:
 def inspect(path: Path, key: str, strict: bool, as_json: bool) -> None:
     """Say what is in a checkpoint: its tensors, and what it carries that is not weights."""
     from ..checkpoint.opening import look
-    from .app import _json_errors
+    from .app import json_errors
 
-    with _json_errors(as_json):
+    with json_errors(as_json):
         found = look(path, key)
         if as_json:
             print(json.dumps(_contents(path, found), indent=2))
@@ -185,9 +185,9 @@ def digest(path: Path, key: str, by_tensor: bool, as_json: bool) -> None:
     from ..checkpoint.hashing import hash_weights
     from ..checkpoint.opening import look
     from ..errors import CheckpointError
-    from .app import _json_errors
+    from .app import json_errors
 
-    with _json_errors(as_json):
+    with json_errors(as_json):
         found = look(path, key)
         if found.unsafe:
             raise CheckpointError(
@@ -257,9 +257,9 @@ def convert(
     """
     from ..checkpoint.convert import Options, largest, write
     from ..checkpoint.convert import convert as start
-    from .app import _json_errors
+    from .app import json_errors
 
-    with _json_errors(as_json):
+    with json_errors(as_json):
         made = start(path, Options(key, strip_prefix, dtype or "", drop), name=out.name)
         lost = write(made, out, force=force)
         extra = sum(item.nbytes for item in made.weights.extras)

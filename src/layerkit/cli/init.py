@@ -46,9 +46,9 @@ def init(folder: Path, force: bool, only_print: bool, no_dockerfile: bool, as_js
     from ..project import schema
     from ..start import conclude, look, write
     from ..start.write import SCHEMA
-    from .app import _json_errors
+    from .app import json_errors
 
-    with _json_errors(as_json):
+    with json_errors(as_json):
         found = conclude(look(folder), own=not no_dockerfile)
         text = write(found)
         written: list[str] = []

@@ -64,10 +64,10 @@ def inspect(
 ) -> None:
     from ..anatomy import inspect as look
     from ..anatomy import inspection_page
-    from .app import _json_errors
+    from .app import json_errors
     from .portrait import inspection_lines
 
-    with _json_errors(as_json):
+    with json_errors(as_json):
         found = look(image, platform=platform, base=base, timeline=timeline)
         if page is not None:
             _write(page, inspection_page(found))
@@ -89,10 +89,10 @@ def diff(
 ) -> None:
     from ..anatomy import diff as look
     from ..anatomy import difference_page
-    from .app import _json_errors
+    from .app import json_errors
     from .portrait import difference_lines
 
-    with _json_errors(as_json):
+    with json_errors(as_json):
         found = look(before, after, platform=platform, base=base)
         if page is not None:
             _write(page, difference_page(found))

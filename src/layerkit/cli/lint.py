@@ -79,10 +79,10 @@ def lint(
         raise click.UsageError("--fix and --diff exclude each other")
     if show and (as_json or form != "text"):
         raise click.UsageError("--diff prints a diff, and no other format")
-    from .app import _json_errors
+    from .app import json_errors
 
     form = "json" if as_json else form
-    with _json_errors(form == "json"):
+    with json_errors(form == "json"):
         _run(dockerfiles or (".",), context, image, target, names, rewrite, show, form)
 
 

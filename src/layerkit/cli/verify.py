@@ -59,10 +59,10 @@ def verify(
     digests decide.
     """
     from ..verification import verify as look
-    from .app import _json_errors
+    from .app import json_errors
     from .display import notes
 
-    with _json_errors(as_json):
+    with json_errors(as_json):
         found = look(
             image,
             checkpoint=checkpoint,

@@ -223,7 +223,9 @@ def error_for(answer: Answer, what: str, *, hint: str = "") -> LayerkitError:
         return Fault(message, status=status, retry_after=retry_after(answer.headers.get("retry-after")), hint=hint)
     if status == 413:
         return RefusedError(
-            message, hint=hint or "a proxy or the registry limits the size of a request: raise its limit"
+            message,
+            hint=hint
+            or "a proxy or the registry limits the size of a request: raise its limit (nginx: client_max_body_size)",
         )
     if status == 404 and "NAME_UNKNOWN" in answer.codes:
         return RefusedError(message, hint=hint or "create the repository first, or check its name")

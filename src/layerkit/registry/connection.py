@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 import weakref
 from typing import Any, ClassVar
@@ -84,7 +85,11 @@ class Connections:
                     # Only where one answer came before: on a new TLS connection session tickets are readable.
                     if self.answered and wait_for_read(self.sock, 0):
                         raise BrokenPipeError("answered before the end of the body")
-                    view = view[self.sock.send(view[:_SLICE]) :]
+                    try:
+                        view = view[self.sock.send(view[:_SLICE]) :]
+                    except (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionResetError) as error:
+                        # What was answered before the line went may still be there to be read (RFC 9112, section 9.5).
+                        raise BrokenPipeError("closed before the end of the body") from error
 
         class Plain(Talking, HTTPConnection):
             default_socket_options: ClassVar[Any] = options
