@@ -11,7 +11,18 @@ from .errors import IntegrityError
 from .fingerprint import Inputs
 from .oci import MEDIA, Descriptor, Digest, Image, Index, Layer, Manifest, Platform, compose, dump, layers_image
 
-__all__ = ["PREFIX", "RECIPE", "SAMPLES", "WEIGHTS", "Assembled", "Runtime", "assemble", "checkpoint_image", "roles_of"]
+__all__ = [
+    "CREATED",
+    "PREFIX",
+    "RECIPE",
+    "SAMPLES",
+    "WEIGHTS",
+    "Assembled",
+    "Runtime",
+    "assemble",
+    "checkpoint_image",
+    "roles_of",
+]
 
 PREFIX = "dev.layerkit."
 WEIGHTS = PREFIX + "checkpoint.weights"  # the weights hash of what is in the image
@@ -20,6 +31,7 @@ SAMPLES = PREFIX + "checkpoint.samples"  # of its layers: checkpoint/sample.py
 # moby/buildkit, docs/attestations/attestation-storage.md
 _REFERENCE_TYPE = "vnd.docker.reference.type"
 _REFERENCE_DIGEST = "vnd.docker.reference.digest"
+CREATED = "org.opencontainers.image.created"  # image-spec, annotations.md
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,13 +241,22 @@ def _follow(
 
 
 def checkpoint_image(
-    layers: Sequence[Layer], key: str, content: Digest, ownership: Ownership, weights: Digest | None = None
+    layers: Sequence[Layer],
+    key: str,
+    content: Digest,
+    ownership: Ownership,
+    weights: Digest | None = None,
+    created: str = "",
 ) -> Image:
-    """The image of the checkpoint alone, as ``checkpoint-<key>`` names it."""
+    """The image of the checkpoint alone, as ``checkpoint-<key>`` names it.
+
+    *created* is when it was put there (RFC 3339): ``layerkit prune`` tells the old from the new by it. It is an
+    annotation of the manifest, so that all else is the same whenever it is made.
+    """
     facts = {
         PREFIX + "checkpoint": key,
         PREFIX + "checkpoint.digest": str(content),
         PREFIX + "checkpoint.target": ownership.target,
         **({WEIGHTS: str(weights)} if weights is not None else {}),
     }
-    return layers_image(layers, labels=facts, annotations=facts)
+    return layers_image(layers, labels=facts, annotations=facts | ({CREATED: created} if created else {}))

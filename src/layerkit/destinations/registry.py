@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 
-from ..assemble import Assembled, Runtime, checkpoint_image
+from ..assemble import PREFIX, Assembled, Runtime, checkpoint_image
 from ..checkpoint import Ownership, Packer
 from ..engine import BakeResult
-from ..errors import ConflictError, IntegrityError
+from ..errors import ConflictError, IntegrityError, RefusedError
 from ..events import Listener
 from ..oci import Config, Descriptor, Digest, Image, Index, Layer, Manifest, Platform
 from ..planner import Present
@@ -46,6 +47,7 @@ class RegistryDestination:
         self.name = repository.name
         self._insecure = insecure
         self._layer_jobs = max(layer_jobs, 1)
+        self._checkpoints: dict[str, Manifest] = {}  # by key: found there, or put there
 
     def describe(self) -> str:
         return f"registry {self.name}"
@@ -161,6 +163,7 @@ class RegistryDestination:
         if not isinstance(manifest, Manifest) or not self._all_present(self.cache, manifest.layers):
             return None
         image = Image(manifest, Config.parse(self.cache.blob(manifest.config)))
+        self._checkpoints[key] = manifest
         rows = zip(manifest.layers, image.config.diff_ids, image.created_by, strict=True)
         return tuple(Layer(descriptor, diff_id, made) for descriptor, diff_id, made in rows)
 
@@ -203,9 +206,23 @@ class RegistryDestination:
         packer: Packer | None,
         weights: Digest | None = None,
     ) -> int:
-        image = checkpoint_image(layers, key, content, ownership, weights)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        image = checkpoint_image(layers, key, content, ownership, weights, now)
         sent = self._put_config(self.cache, image)
-        self._put_manifest(self.cache, image.manifest, checkpoint_tag(key), _contents([image], packer))
+        try:
+            self._put_manifest(self.cache, image.manifest, checkpoint_tag(key), _contents([image], packer))
+            self._checkpoints[key] = image.manifest
+        except MissingBlobsError:
+            raise
+        except RefusedError:
+            # Where tags are immutable another build may have been first: the same but for its date.
+            there = self.cache.manifest(checkpoint_tag(key))
+            if not isinstance(there, Manifest) or (there.config, there.layers) != (
+                image.manifest.config,
+                image.manifest.layers,
+            ):
+                raise
+            self._checkpoints[key] = there
         return sent + len(image.manifest.raw)
 
     # ------------------------------------------------------------------------------------------------- the image
@@ -248,11 +265,23 @@ class RegistryDestination:
                     f" after {assembled.digest.short} was put there",
                     hint="somebody else may push the same tag; build again",
                 )
+        self._restore_checkpoint(assembled, contents)
         self.state.put("registry-last", self.name, str(assembled.digest))
         return Published(assembled.digest, uploaded)
 
     def close(self) -> None:
         pass
+
+    def _restore_checkpoint(self, assembled: Assembled, contents: Mapping[Digest, Content]) -> None:
+        """The checkpoint image that is to be mounted: a ``layerkit prune`` may have deleted it meanwhile.
+
+        Before our tag was there it looked unused; a later one sees the tag (pruning/sweep.py looks again in the end).
+        """
+        for image in assembled.images.values():
+            manifest = self._checkpoints.get(key := image.config.labels.get(PREFIX + "checkpoint", ""))
+            mounted = image.config.labels.get(PREFIX + "placement") == "artifact"
+            if mounted and manifest is not None and self.cache.resolve(checkpoint_tag(key)) is None:
+                self._put_manifest(self.cache, manifest, checkpoint_tag(key), contents)
 
     def _bring(self, layers: Sequence[Descriptor]) -> None:
         """Layers of the cache repository into the image's own: mounted, or copied where nothing can be mounted."""
