@@ -9,10 +9,22 @@ from dataclasses import dataclass
 from .checkpoint import Ownership
 from .errors import IntegrityError
 from .fingerprint import Inputs
-from .oci import MEDIA, Descriptor, Digest, Image, Index, Layer, Manifest, Platform, compose, dump, layers_image
+from .oci import (
+    CREATED,
+    MEDIA,
+    Descriptor,
+    Digest,
+    Image,
+    Index,
+    Layer,
+    Manifest,
+    Platform,
+    compose,
+    dump,
+    layers_image,
+)
 
 __all__ = [
-    "CREATED",
     "PREFIX",
     "RECIPE",
     "SAMPLES",
@@ -31,7 +43,6 @@ SAMPLES = PREFIX + "checkpoint.samples"  # of its layers: checkpoint/sample.py
 # moby/buildkit, docs/attestations/attestation-storage.md
 _REFERENCE_TYPE = "vnd.docker.reference.type"
 _REFERENCE_DIGEST = "vnd.docker.reference.digest"
-CREATED = "org.opencontainers.image.created"  # image-spec, annotations.md
 
 
 @dataclass(frozen=True, slots=True)

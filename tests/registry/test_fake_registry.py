@@ -277,5 +277,5 @@ def test_nothing_is_left_behind() -> None:
     assert not folder.exists()
     assert set(PROFILES) == {
         "strict", "distribution-2.8", "acr-noresume", "ghcr-4mib", "ecr-201", "gar-monolithic", "lying-head",
-        "immutable-tags",
+        "immutable-tags", "no-deleting",
     }  # fmt: skip

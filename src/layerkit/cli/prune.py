@@ -24,6 +24,12 @@ __all__ = ["prune"]
 _WARNED = 5  # images that are spoken of by name
 
 
+def _number(context: click.Context, option: click.Parameter, value: float) -> float:
+    if value != value:  # click's ranges take NaN
+        raise click.BadParameter("that is no number")
+    return value
+
+
 @click.command()
 @click.argument("names", nargs=-1, metavar="[REPO]...")
 @project_options
@@ -31,6 +37,7 @@ _WARNED = 5  # images that are spoken of by name
     "--older-than",
     "days",
     type=click.FloatRange(min=0, max=36500),
+    callback=_number,
     default=7.0,
     show_default=True,
     metavar="DAYS",

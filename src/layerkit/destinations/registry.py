@@ -13,7 +13,7 @@ from ..checkpoint import Ownership, Packer
 from ..engine import BakeResult
 from ..errors import ConflictError, IntegrityError, RefusedError
 from ..events import Listener
-from ..oci import Config, Descriptor, Digest, Image, Index, Layer, Manifest, Platform
+from ..oci import CREATED, Config, Descriptor, Digest, Image, Index, Layer, Manifest, Platform
 from ..planner import Present
 from ..registry import Content, MissingBlobsError, Repository
 from ..runtime.placeholder import may_be_placeholder, placeholder_place
@@ -170,13 +170,13 @@ class RegistryDestination:
     # ------------------------------------------------------------------------------------------------- BuildKit's part
 
     def output(self, key: str) -> Output:
-        return self._pushed([f"{self.cache.name}:{runtime_tag(key)}"])
+        return self._pushed([f"{self.cache.name}:{runtime_tag(key)}"], f"annotation.{CREATED}={_now()}")
 
     def finished(self, tags: Sequence[str]) -> Output:
         return self._pushed([f"{self.name}:{tag}" for tag in tags])
 
-    def _pushed(self, names: Sequence[str]) -> Output:
-        attributes = ["type=image", "push=true", "oci-mediatypes=true"]
+    def _pushed(self, names: Sequence[str], *more: str) -> Output:
+        attributes = ["type=image", "push=true", "oci-mediatypes=true", *more]
         attributes += ["registry.insecure=true"] if self._insecure else []
         return Output(tuple(names), (",".join(attributes),))
 
@@ -206,8 +206,7 @@ class RegistryDestination:
         packer: Packer | None,
         weights: Digest | None = None,
     ) -> int:
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        image = checkpoint_image(layers, key, content, ownership, weights, now)
+        image = checkpoint_image(layers, key, content, ownership, weights, _now())
         sent = self._put_config(self.cache, image)
         try:
             self._put_manifest(self.cache, image.manifest, checkpoint_tag(key), _contents([image], packer))
@@ -315,6 +314,10 @@ class RegistryDestination:
             return 0
         repository.put_blob(raw)
         return len(raw)
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _contents(images: Iterable[Image], packer: Packer | None) -> dict[Digest, Content]:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
-from ..assemble import CREATED, PREFIX
+from ..assemble import PREFIX
 from ..destinations.base import checkpoint_tag, runtime_tag
 from ..destinations.registry import CACHE_TAG
 from ..errors import ConfigurationError, IntegrityError, LayerkitError
 from ..events import Listener, Note, silent
-from ..oci import MEDIA, Config, Descriptor, Digest, Index, Manifest
+from ..oci import CREATED, MEDIA, Config, Digest, Index, Manifest
 from ..registry import Repository
 from .judge import KINDS, Live, Stored, kind_of
 
@@ -86,10 +86,16 @@ class Survey:
             self._listener(Note(f"reading {len(tags)} tags"))
         stored: list[Stored] = []
         live: list[Live] = []
-        for (repository, tag), row in zip(tags, _each(lambda pair: self._look_at(*pair), tags), strict=True):
-            if row is None:  # gone meanwhile; or it names nothing, and nobody can pull it
+        named = _each(lambda pair: _resolved(*pair), tags)
+        contents = self._contents(
+            {(repository.name, digest) for (repository, _), digest in zip(tags, named, strict=True)
+             if isinstance(digest, Digest)}
+        )  # fmt: skip
+        for (repository, tag), answer in zip(tags, named, strict=True):
+            if answer is None:  # gone meanwhile; or it names nothing, and nobody can pull it
                 continue
-            digest, content = row
+            digest = answer if isinstance(answer, Digest) else None
+            content = contents[repository.name, answer] if isinstance(answer, Digest) else _unreadable(answer)
             manifests, blobs = frozenset(content.manifests | ({digest} if digest else set())), content.blobs
             if kind_of(tag):
                 if digest is not None:
@@ -120,25 +126,25 @@ class Survey:
         content = self._read.get((stored.repository, stored.digest))
         return content.top if content is not None else None
 
-    def _look_at(self, repository: Repository, tag: str) -> tuple[Digest | None, _Content] | None:
-        try:
-            descriptor = repository.resolve(tag)
-        except IntegrityError as error:  # no manifest, or a form of one that we do not know
-            return None, _unreadable(error)
-        return (descriptor.digest, self._content(repository, descriptor)) if descriptor else None
-
-    def _content(self, repository: Repository, descriptor: Descriptor) -> _Content:
-        key = (repository.name, descriptor.digest)
-        if key not in self._read:
-            content = _Content()
-            try:
-                self._walk(repository, descriptor.digest, content, _DEPTH)
-            except LayerkitError as error:
-                if error.exit_status not in (6, 8):  # what the registry will not, or cannot now, says nothing of it
-                    raise
-                return _unreadable(error)
+    def _contents(self, keys: Set[tuple[str, Digest]]) -> Mapping[tuple[str, Digest], _Content]:
+        """What each manifest (repository, digest) and all below it name."""
+        wanted = sorted(keys - self._read.keys())
+        for key, content in zip(wanted, _each(self._content, wanted), strict=True):
             self._read[key] = content
-        return self._read[key]
+        found = {key: self._read[key] for key in keys}
+        for key in [key for key, content in found.items() if content.broken]:
+            del self._read[key]  # it may be mended by the next look
+        return found
+
+    def _content(self, key: tuple[str, Digest]) -> _Content:
+        content = _Content()
+        try:
+            self._walk(self.repositories[key[0]], key[1], content, _DEPTH)
+        except LayerkitError as error:
+            if error.exit_status not in (6, 8):  # what the registry will not, or cannot now, says nothing of it
+                raise
+            return _unreadable(error)
+        return content
 
     def _walk(self, repository: Repository, digest: Digest, content: _Content, depth: int) -> None:
         if digest in content.manifests:
@@ -193,6 +199,15 @@ def _note_uses(facts: Mapping[str, str], content: _Content) -> None:
         content.uses.add(runtime_tag(key))
     if key := facts.get(PREFIX + "checkpoint"):
         content.uses.add(checkpoint_tag(key))
+
+
+def _resolved(repository: Repository, tag: str) -> Digest | IntegrityError | None:
+    """The digest that *tag* names; the error where that is no manifest, or a form of one that we do not know."""
+    try:
+        descriptor = repository.resolve(tag)
+    except IntegrityError as error:
+        return error
+    return descriptor.digest if descriptor else None
 
 
 def _unreadable(error: LayerkitError) -> _Content:
