@@ -208,21 +208,27 @@ class RegistryDestination:
     ) -> int:
         image = checkpoint_image(layers, key, content, ownership, weights, _now())
         sent = self._put_config(self.cache, image)
+        if self._has_checkpoint(image, key):
+            return sent
         try:
             self._put_manifest(self.cache, image.manifest, checkpoint_tag(key), _contents([image], packer))
             self._checkpoints[key] = image.manifest
-        except MissingBlobsError:
-            raise
         except RefusedError:
-            # Where tags are immutable another build may have been first: the same but for its date.
-            there = self.cache.manifest(checkpoint_tag(key))
-            if not isinstance(there, Manifest) or (there.config, there.layers) != (
-                image.manifest.config,
-                image.manifest.layers,
-            ):
+            # Where tags are immutable another build may have been first.
+            if not self._has_checkpoint(image, key):
                 raise
-            self._checkpoints[key] = there
         return sent + len(image.manifest.raw)
+
+    def _has_checkpoint(self, image: Image, key: str) -> bool:
+        """Whether *image* is there, the same but for its date. Put there again it would leave a manifest without a tag,
+        which keeps the layers where a registry's garbage collection is not told otherwise."""
+        ours = image.manifest
+        with contextlib.suppress(IntegrityError):  # what is damaged is put there anew
+            there = self.cache.manifest(checkpoint_tag(key))
+            if isinstance(there, Manifest) and (there.config, there.layers) == (ours.config, ours.layers):
+                self._checkpoints[key] = there
+                return True
+        return False
 
     # ------------------------------------------------------------------------------------------------- the image
 
