@@ -182,6 +182,44 @@ def test_indexes(house: Callable[..., House], form: str) -> None:
     assert here.tags() == used | {"v1"}
 
 
+def index_of(here: House, *layers: bytes) -> Index:
+    """An index whose children, one for each of *layers*, are there without a tag."""
+    children = []
+    for layer in layers:
+        child = made(layer)
+        here.registry.push(NAME, "", child, [layer])
+        children.append(child.manifest.descriptor(Platform("linux", "amd64")))
+    return Index.create(children)
+
+
+@pytest.mark.parametrize("profile", ["strict", "distribution-2.8"])
+def test_below_an_index(house: Callable[..., House], profile: str) -> None:
+    """Where manifests are deleted, those below a stale index go too, but for those that something else has."""
+    here = house(profile)
+    digests = {name: made(name).manifest.digest for name in (b"alone", b"kept", b"live", b"both")}
+    here.put(f"runtime-{A}", index_of(here, b"alone", b"kept", b"live", b"both"))
+    here.put(f"runtime-{B}", index_of(here, b"both"))
+    here.put(f"runtime-{C}", index_of(here, b"kept"))
+    here.put("v1", Index.create([*index_of(here, b"live").manifests], {"dev.layerkit.runtime": C}))
+    assert here.prune(unrelated=("v1",)) == {f"runtime-{A}": "deleted", f"runtime-{B}": "deleted"}
+    left = {name for name, digest in digests.items() if str(digest) in here.registry._repositories[NAME].manifests}
+    assert left == (set(digests) if profile == "strict" else {b"kept", b"live"})
+
+
+def test_index_put_back(house: Callable[..., House]) -> None:
+    """An index that is put back is whole."""
+    here = house("distribution-2.8")
+    here.image("v1", runtime=B)
+    digest = here.put(f"runtime-{A}", index_of(here, b"one", b"two"))
+    here.registry.fail(method="DELETE", skip=3, call=lambda request: here.image("v2", runtime=A) and None)
+    survey = here.survey()
+    assert [done for _, done in steps(sweep(survey, survey.look(), Policy(), NOW))] == ["deleted", "back"]
+    home = here.connect(here.registry, NAME)
+    found = home.manifest(f"runtime-{A}")
+    assert isinstance(found, Index) and found.digest == digest
+    assert all(home.resolve(child.digest) for child in found.manifests)
+
+
 def test_runtime_image_with_attestations(house: Callable[..., House]) -> None:
     """A runtime image that is an index is dated by what it holds, and deleted as one."""
     here = house()

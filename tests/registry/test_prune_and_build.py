@@ -189,11 +189,11 @@ def test_immutable_tags(pushed: Pushed) -> None:
 class Collecting(Real):
     """distribution's registry, whose garbage can be collected."""
 
-    def collect(self) -> None:
+    def collect(self, *options: str) -> None:
         """As its documents say: while it does not run."""
         self.kill()
         assert PROGRAM is not None
-        command = [PROGRAM, "garbage-collect", "--delete-untagged", str(self.folder / "config.yml")]
+        command = [PROGRAM, "garbage-collect", *options, str(self.folder / "config.yml")]
         subprocess.run(command, check=True, capture_output=True, timeout=60)
         self.start()
 
@@ -226,7 +226,8 @@ def test_the_whole_story(real: Collecting, tmp_path: Path, placement: str) -> No
     assert real.size > 16 * MIB
     (outcome,) = prune(real.host)
     assert (outcome.stored.kind, outcome.done) == ("checkpoint", "deleted")
-    real.collect()
+    # The image that v1 named before has no tag, and its layers for as long as it is there: with the weights in them.
+    real.collect(*(["--delete-untagged"] if placement == "layer" else []))
     assert 8 * MIB < real.size < 9 * MIB
     with Client() as client:
         home = client.repository(Reference.parse(f"{real.host}/{NAME}"))

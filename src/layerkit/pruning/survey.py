@@ -42,10 +42,10 @@ class Found:
 
 @dataclass
 class _Content:
-    """What a manifest or index and all below it name."""
+    """What a manifest or index, and all below it, name. ``manifests``: itself first; ``subjects``: what they are of."""
 
-    top: Manifest | Index | None = None
-    manifests: set[Digest] = field(default_factory=set)
+    manifests: dict[Digest, Manifest | Index] = field(default_factory=dict)
+    subjects: set[Digest] = field(default_factory=set)
     blobs: dict[Digest, int] = field(default_factory=dict)
     uses: set[str] = field(default_factory=set)
     may_use: set[str] = field(default_factory=set)
@@ -96,7 +96,7 @@ class Survey:
                 continue
             digest = answer if isinstance(answer, Digest) else None
             content = contents[repository.name, answer] if isinstance(answer, Digest) else _unreadable(answer)
-            manifests, blobs = frozenset(content.manifests | ({digest} if digest else set())), content.blobs
+            manifests, blobs = frozenset({*content.manifests, *((digest,) if digest else ())}), content.blobs
             if kind_of(tag):
                 if digest is not None:
                     stored.append(Stored(repository.name, tag, digest, content.created, manifests, blobs))
@@ -110,7 +110,7 @@ class Survey:
                     frozenset() if unrelated else frozenset(content.may_use),
                     content.why,
                     content.broken and not unrelated,
-                    manifests,
+                    manifests | content.subjects,
                     blobs,
                 )
             )
@@ -121,10 +121,10 @@ class Survey:
             )
         return Found(tuple(stored), tuple(live), tuple(name for name, found in listed.items() if not found))
 
-    def manifest(self, stored: Stored) -> Manifest | Index | None:
-        """What *stored* was when it was read; None where it could not be."""
+    def manifests(self, stored: Stored) -> tuple[Manifest | Index, ...]:
+        """What *stored* was when it was read, itself first; nothing where it could not be."""
         content = self._read.get((stored.repository, stored.digest))
-        return content.top if content is not None else None
+        return tuple(content.manifests.values()) if content is not None else ()
 
     def _contents(self, keys: Set[tuple[str, Digest]]) -> Mapping[tuple[str, Digest], _Content]:
         """What each manifest (repository, digest) and all below it name."""
@@ -152,12 +152,11 @@ class Survey:
         found = repository.manifest(digest)
         if found is None:
             raise IntegrityError(f"the manifest {digest.short} is not there")
-        content.top = content.top or found
-        content.manifests.add(digest)
+        content.manifests[digest] = found
         # What says that it belongs to another manifest (signatures, SBOMs) keeps that one.
         subject = json.loads(found.raw).get("subject")
         if isinstance(subject, dict) and subject.get("digest"):
-            content.manifests.add(Digest.parse(str(subject["digest"])))
+            content.subjects.add(Digest.parse(str(subject["digest"])))
         if isinstance(found, Manifest):
             self._image(repository, found, content)
             return

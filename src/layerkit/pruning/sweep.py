@@ -8,6 +8,7 @@ allow, for they are there until the registry collects its garbage.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -92,6 +93,8 @@ class _Sweep:
             for kept in self._kept.values()
             for digest in kept.stored.manifests
         }
+        self._live = {digest for image in found.live for digest in image.manifests}
+        self._holders = Counter((image.repository, digest) for image in found.stored for digest in image.manifests)
 
     def delete(self, stored: Stored) -> Outcome:
         if self._clock() - self._looked > self._good_for:
@@ -110,6 +113,7 @@ class _Sweep:
         descriptor = self._survey.repositories[stored.repository].resolve(stored.tag)
         if descriptor is None:
             if (stored.repository, stored.digest) in self._emptied:
+                self._delete_below(stored, self._survey.repositories[stored.repository])
                 return Outcome(stored, "deleted", "with its manifest")
             return Outcome(stored, "gone", "somebody else deleted it")
         if descriptor.digest != stored.digest:
@@ -129,14 +133,29 @@ class _Sweep:
                 hint="some registries take a while; some do not allow it, and have clean-up rules of their own",
             )
         self._emptied.add((stored.repository, stored.digest))
+        self._delete_below(stored, repository)
         return Outcome(stored, "deleted")
+
+    def _delete_below(self, stored: Stored, repository: Repository) -> None:
+        """Of an index that is deleted, what is below it: without a tag it would keep its layers all the same.
+
+        For garbage is what no manifest names; the other way, ``garbage-collect --delete-untagged``, takes indexes
+        that are tagged apart in distribution 2.8 (distribution/distribution#3178).
+        """
+        for digest in stored.manifests:
+            self._holders[stored.repository, digest] -= 1
+            if digest not in self._live and not self._holders[stored.repository, digest] and digest != stored.digest:
+                repository.delete_manifest(digest)
 
     def put_back(self, deleted: Sequence[Stored]) -> Iterator[Outcome]:
         found = self._look()
         there = {stored.name for stored in found.stored}
         for verdict in judge(deleted, found.live, Policy(days=0, undated=True), self._now):
-            manifest = self._survey.manifest(verdict.stored)
-            if verdict.stale or verdict.stored.name in there or manifest is None:
+            manifests = self._survey.manifests(verdict.stored)
+            if verdict.stale or verdict.stored.name in there or not manifests:
                 continue
-            self._survey.repositories[verdict.stored.repository].put_manifest(manifest, verdict.stored.tag)
+            repository = self._survey.repositories[verdict.stored.repository]
+            for manifest in reversed(manifests[1:]):
+                repository.put_manifest(manifest)
+            repository.put_manifest(manifests[0], verdict.stored.tag)
             yield Outcome(verdict.stored, "back", f"by now {verdict.reason}")
