@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 import zlib
@@ -292,7 +293,7 @@ def test_image_that_cannot_be_read(house: Callable[..., House]) -> None:
     found = here.survey().look()
     (user,) = found.live
     assert user.unreadable and user.may_use == {"runtime", "checkpoint"}
-    assert "v1 cannot be read, and may use any: " in reasons(found)[f"runtime-{A}"]
+    assert reasons(found)[f"runtime-{A}"] == "v1 cannot be read, and may use it"
     assert here.prune() == {}
     assert here.prune(unrelated=("v?",)) == {f"runtime-{A}": "deleted"}
 
@@ -458,6 +459,24 @@ def test_no_deleting(house: Callable[..., House]) -> None:
         here.prune()
     assert "REGISTRY_STORAGE_DELETE_ENABLED" in caught.value.hint
     assert caught.value.exit_status == 6
+
+
+@pytest.mark.parametrize("auth", ["bearer", "basic"])
+@pytest.mark.parametrize("may", [True, False])
+def test_the_right_to_delete(serve: Serve, run: Callable[..., Done], tmp_path: Path, auth: str, may: bool) -> None:
+    """Deleting is a right of its own: it is asked for, and where it is missing that is said; 5."""
+    registry = serve(users={"ada": "pw"}, auth=auth, allow=lambda user, repository, action: may or action != "delete")
+    secret = base64.b64encode(b"ada:pw").decode()
+    (tmp_path / "docker").mkdir()
+    (tmp_path / "docker" / "config.json").write_text(json.dumps({"auths": {registry.host: {"auth": secret}}}))
+    here = House(registry, Connect())
+    here.image("v1", runtime=B)
+    here.store(f"runtime-{A}")
+    assert run(f"{registry.host}/{NAME}").status == 0
+    done = run(f"{registry.host}/{NAME}", "--yes")
+    assert done.status == (0 if may else 5)
+    assert ("hint: " in done.err) is not may
+    assert here.tags() == ({"v1"} if may else {"v1", f"runtime-{A}"})
 
 
 def test_deleting_that_does_nothing(house: Callable[..., House]) -> None:
@@ -667,8 +686,8 @@ def test_unreadable(lived: Callable[..., House], run: Callable[..., Done]) -> No
     repository = f"{here.registry.host}/{NAME}"
     listed = run(repository)
     assert listed.status == 0
-    assert f"warning: {repository}:v0 cannot be read, and may use any: " in listed.err
-    assert "so all runtime and checkpoint images are kept" in listed.err
+    assert f"warning: {repository}:v0 cannot be read, and may use it, so all runtime and checkpoint" in listed.err
+    assert f"images are kept (read blob {lost.config.digest.short} of {repository}: HTTP 404" in listed.err
     assert "stale " not in listed.out
     done = run(repository, "--yes")
     assert done.status == 8
@@ -687,7 +706,7 @@ def test_not_of_layerkit(lived: Callable[..., House], run: Callable[..., Done]) 
     done = run(repository, "--yes")
     assert done.status == 0
     assert "0 deleted" in done.err
-    assert f"warning: {repository}:theirs-0 is not of layerkit, and may mount a checkpoint image; so all" in done.err
+    assert f"warning: {repository}:theirs-0 is not of layerkit, and may mount a checkpoint image, so all" in done.err
     assert "… and 3 more like these" in done.err
     assert "1 deleted" in run(repository, "--yes", "--unrelated", "theirs-*").err
 
@@ -720,4 +739,4 @@ def test_stopped_halfway(
     here.registry.fail(method="DELETE", call=interrupt, times=-1)
     done = run(f"{here.registry.host}/{NAME}", "--yes")
     assert done.status == 130
-    assert "stopped: 1 tags were deleted, nothing else was touched" in done.err
+    assert "stopped: 1 tag deleted, nothing else was touched" in done.err

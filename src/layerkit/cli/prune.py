@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from .text import size, wrapped
 
 if TYPE_CHECKING:
     from ..oci import Reference
-    from ..pruning import Found, Live, Outcome, Policy, Verdict
+    from ..pruning import Found, Live, Outcome, Policy, Stored, Survey, Verdict
 
 __all__ = ["prune"]
 
@@ -108,13 +109,18 @@ def prune(
                 )
         verdicts = judge(found.stored, found.live, policy, now)
         bytes_ = freed(verdicts, found.live)
-        if not as_json:
-            _show(verdicts, yes)
+        rows = _Rows(as_json)
+        for verdict in verdicts:
+            if not (yes and verdict.stale):  # told of as it is deleted
+                rows.tell(verdict.stored, "stale" if verdict.stale else "keep", "" if verdict.stale else verdict.reason)
         _warn(found)
         outcomes: list[Outcome] = []
         failed: LayerkitError | None = None
         if yes:
-            failed = _delete(survey, found, policy, now, outcomes, as_json)
+            failed = _delete(survey, found, policy, now, outcomes, rows)
+            gone = {outcome.stored.name for outcome in outcomes if outcome.done == "deleted"}
+            gone -= {outcome.stored.name for outcome in outcomes if outcome.done == "back"}
+            bytes_ = freed([replace(verdict, stale=verdict.stored.name in gone) for verdict in verdicts], found.live)
         if as_json:
             document = _document(list(survey.repositories), found, verdicts, outcomes, policy, bytes_, yes)
             print(json.dumps(document | (error_document(failed) if failed else {}), indent=2))
@@ -153,7 +159,7 @@ def _of_project(folder: Path, file: Path | None, overrides: Sequence[str], yes: 
 
 
 def _delete(
-    survey: Any, found: Found, policy: Policy, now: datetime, outcomes: list[Outcome], quiet: bool
+    survey: Survey, found: Found, policy: Policy, now: datetime, outcomes: list[Outcome], rows: _Rows
 ) -> LayerkitError | None:
     """Delete what is stale, each outcome told and added to *outcomes*; what went wrong."""
     from ..pruning import sweep
@@ -166,46 +172,46 @@ def _delete(
     try:
         for outcome in sweep(survey, found, policy, now):
             outcomes.append(outcome)
-            if not quiet:
-                _tell(outcome.done, outcome.stored.tag, outcome.stored.created, outcome.reason)
+            rows.tell(outcome.stored, outcome.done, outcome.reason)
     except LayerkitError as error:
         return error
     except (KeyboardInterrupt, Terminated) as stop:
         count = sum(outcome.done == "deleted" for outcome in outcomes)
-        print(f"stopped: {count} tags were deleted, nothing else was touched", file=sys.stderr)
+        print(f"stopped: {_many(count, 'tag')} deleted, nothing else was touched", file=sys.stderr)
         raise click.exceptions.Exit(143 if isinstance(stop, Terminated) else 130) from None
     return None
 
 
-def _show(verdicts: Sequence[Verdict], yes: bool) -> None:
-    """A row an image; where they will be deleted, those are told of as that is done."""
-    place = ""
-    for verdict in verdicts:
-        if yes and verdict.stale:
-            continue
-        if verdict.stored.repository != place:
-            place = verdict.stored.repository
-            print(f"in {printable(place)}:")
-        reason = "" if verdict.stale else verdict.reason
-        _tell("stale" if verdict.stale else "keep", verdict.stored.tag, verdict.stored.created, reason)
+class _Rows:
+    """A row an image, under its repository's name."""
 
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._place = ""
 
-def _tell(what: str, tag: str, created: datetime | None, reason: str) -> None:
-    print(f"{what:<8}{tag:<52}{created.date().isoformat() if created else '-'}", flush=True)
-    if reason:
-        print("\n".join(" " * 8 + line for line in wrapped(printable(reason, 400), 8, sys.stdout)), flush=True)
+    def tell(self, stored: Stored, what: str, reason: str) -> None:
+        if self._quiet:
+            return
+        if stored.repository != self._place:
+            self._place = stored.repository
+            print(f"in {printable(self._place)}:")
+        print(f"{what:<8}{stored.tag:<52}{stored.created.date().isoformat() if stored.created else '-'}", flush=True)
+        if reason:
+            lines = wrapped(printable(reason, 400), 8, sys.stdout)
+            print("\n".join(" " * 8 + line for line in lines), flush=True)
 
 
 def _warn(found: Found) -> None:
     unclear = [image for image in found.live if image.may_use]
     for image in unclear[:_WARNED]:
         kinds = "checkpoint images" if image.may_use == {"checkpoint"} else "runtime and checkpoint images"
-        text = f"warning: {image.name} {image.why}; so all {kinds} are kept"
+        detail = f" ({image.detail})" if image.detail else ""
+        text = f"warning: {image.name} {image.why}, so all {kinds} are kept{detail}"
         print("\n".join(wrapped(printable(text, 600), 0, sys.stderr)), file=sys.stderr)
     if len(unclear) > _WARNED:
         print(f"warning: … and {len(unclear) - _WARNED} more like these (--json has all)", file=sys.stderr)
     if unclear:
-        print("hint: --unrelated TAG says of those that use none that they do not", file=sys.stderr)
+        print("hint: where they use none of them, say so: --unrelated TAG", file=sys.stderr)
 
 
 def _sum_up(found: Found, verdicts: Sequence[Verdict], outcomes: Sequence[Outcome], bytes_: int, yes: bool) -> None:
@@ -257,7 +263,7 @@ def _document(
             "digest": str(image.digest) if image.digest else None,
             "uses": sorted(image.uses),
             "may_use": sorted(image.may_use),
-            "why": image.why,
+            "why": ": ".join(filter(None, (image.why, image.detail))),
         }
 
     return {

@@ -62,7 +62,7 @@ class Live:
         name: ``host/repository:tag``.
         uses: tags of runtime and checkpoint images that it was made of, or mounts, in whichever repository.
         may_use: kinds of which it may use any image: it does not say which.
-        why: it may, in words that go on after its name.
+        why, detail: it may, in words that go on after its name; and what there is more to say of that.
         unreadable: it could not be read; its digest is None where not even that is known.
         manifests, blobs: as with Stored.
     """
@@ -72,6 +72,7 @@ class Live:
     uses: frozenset[str] = frozenset()
     may_use: frozenset[str] = frozenset()
     why: str = ""
+    detail: str = ""
     unreadable: bool = False
     manifests: frozenset[Digest] = frozenset()
     blobs: Mapping[Digest, int] = field(default_factory=dict)
@@ -128,7 +129,7 @@ def judge(stored: Sequence[Stored], live: Sequence[Live], policy: Policy, now: d
                     reason = f"{unclear.tag} {unclear.why}"
                 elif spared < policy.keep:
                     spared += 1
-                    reason = f"one of the {policy.keep} newest that nothing uses"
+                    reason = f"among the newest that nothing uses (--keep {policy.keep})"
                 elif image.created is None:
                     reason = "" if policy.undated else "does not say when it was made (--undated)"
                 else:

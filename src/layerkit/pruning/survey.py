@@ -50,6 +50,7 @@ class _Content:
     uses: set[str] = field(default_factory=set)
     may_use: set[str] = field(default_factory=set)
     why: str = ""
+    detail: str = ""
     created: datetime | None = None
     broken: bool = False
 
@@ -109,6 +110,7 @@ class Survey:
                     frozenset(content.uses),
                     frozenset() if unrelated else frozenset(content.may_use),
                     content.why,
+                    content.detail,
                     content.broken and not unrelated,
                     manifests | content.subjects,
                     blobs,
@@ -210,8 +212,7 @@ def _resolved(repository: Repository, tag: str) -> Digest | IntegrityError | Non
 
 
 def _unreadable(error: LayerkitError) -> _Content:
-    why = f"cannot be read, and may use any: {error.message}"
-    return _Content(may_use=set(KINDS), why=why, broken=True)
+    return _Content(may_use=set(KINDS), why="cannot be read, and may use it", detail=error.message, broken=True)
 
 
 def _date(text: object) -> datetime | None:
