@@ -49,7 +49,7 @@ def walk(command: click.Command, context: click.Context) -> Iterator[tuple[click
 def commands() -> str:
     """A section for each command, an ``option`` directive for each of its options."""
     parts = []
-    for command, context in walk(cli, click.Context(cli, info_name="layerkit")):
+    for command, context in walk(cli, click.Context(cli, info_name="layerkit", **cli.context_settings)):
         path = context.command_path
         if isinstance(command, click.Group):
             usage = f"{path} COMMAND"
@@ -182,6 +182,7 @@ LABELS = {
     "checkpoint.weights": "the weights hash of what is in the image, where they were read as tensors",
     "checkpoint.recipe": "annotation of a manifest: how the layers were made of the files, where not as they are",
     "checkpoint.samples": "annotation of a manifest: what a later plan needs to see which layers may be the same",
+    "checkpoint.location": "of a checkpoint image: where a program finds the weights",
     "checkpoint.target": "of a checkpoint image: the folder that its files belong in",
     "placement": "`layer`, `volume` or `artifact`",
     "inputs": "short digests of all that went in; a later plan says from them what changed",

@@ -202,6 +202,8 @@ def _labels(inputs: Inputs, platform: str, content: Digest | None, key: str | No
             labels[PREFIX + "checkpoint.digest"] = str(content)
             if inputs.checkpoint.made is not None:
                 labels[WEIGHTS] = str(content)
+            elif inputs.checkpoint.weights is not None:
+                labels[WEIGHTS] = str(inputs.checkpoint.weights)
     return labels
 
 
@@ -257,17 +259,21 @@ def checkpoint_image(
     content: Digest,
     ownership: Ownership,
     weights: Digest | None = None,
+    location: str = "",
     created: str = "",
 ) -> Image:
     """The image of the checkpoint alone, as ``checkpoint-<key>`` names it.
 
-    *created* is when it was put there (RFC 3339): ``layerkit prune`` tells the old from the new by it. It is an
-    annotation of the manifest, so that all else is the same whenever it is made.
+    Args:
+        location: where a program finds it.
+        created: when it was put there (RFC 3339): ``layerkit prune`` tells the old from the new by it. It is an
+            annotation of the manifest, so that all else is the same whenever it is made.
     """
     facts = {
         PREFIX + "checkpoint": key,
         PREFIX + "checkpoint.digest": str(content),
         PREFIX + "checkpoint.target": ownership.target,
+        **({PREFIX + "checkpoint.location": location} if location else {}),
         **({WEIGHTS: str(weights)} if weights is not None else {}),
     }
     return layers_image(layers, labels=facts, annotations=facts | ({CREATED: created} if created else {}))

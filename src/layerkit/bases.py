@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .engine import Engine
@@ -31,6 +31,7 @@ class Bases:
     Args:
         client, engine: made when they are first needed.
         platforms: of which the layers are counted.
+        locked: reference -> digest that is taken instead of what the tag means now.
     """
 
     def __init__(
@@ -40,7 +41,9 @@ class Bases:
         state: State,
         platforms: Sequence[str],
         listener: Listener,
+        locked: Mapping[str, Digest] | None = None,
     ) -> None:
+        self._locked = locked or {}
         self._client = client
         self._engine = engine
         self._state = state
@@ -50,6 +53,15 @@ class Bases:
     def resolve(self, text: str) -> Base:
         """Digest, layers and user of a base image: from its registry, else from the local Docker."""
         reference = Reference.parse(text).or_latest()
+        held = self._locked.get(text)
+        if held is not None:
+            found = self._in_registry(reference, held)
+            if found is None:
+                raise ConfigurationError(
+                    f"base image {text}: its registry does not have {held} any more, which is locked",
+                    hint="layerkit build without --locked takes what the tag means now",
+                )
+            return found
         try:
             found = self._in_registry(reference)
         except ConfigurationError:
@@ -67,15 +79,16 @@ class Bases:
             )
         return found
 
-    def _in_registry(self, reference: Reference) -> Base | None:
+    def _in_registry(self, reference: Reference, held: Digest | None = None) -> Base | None:
         repository = self._client().repository(reference)
-        descriptor = repository.resolve(reference.digest or reference.tag)
+        descriptor = repository.resolve(held or reference.digest or reference.tag)
         if descriptor is None:
             return None
         key = f"{descriptor.digest} {' '.join(self._platforms)}"
         known = self._state.get("base", key)
-        if known is None:
+        if known is None or "manifests" not in known:
             counts: dict[str, int] = {}
+            manifests: dict[str, str] = {}
             user = ""
             top = repository.manifest(descriptor.digest)
             for platform in self._platforms:
@@ -87,11 +100,13 @@ class Bases:
                     manifest = repository.manifest(child.digest)
                 if isinstance(manifest, Manifest):
                     counts[platform] = len(manifest.layers)
+                    manifests[platform] = str(manifest.digest)
                     user = Config.parse(repository.blob(manifest.config), manifest.config.media_type).user
-            known = {"layers": counts, "user": user}
+            known = {"layers": counts, "user": user, "manifests": manifests}
             self._state.put("base", key, known)
         self._state.put("base-user", str(reference), known["user"])
-        return Base(descriptor.digest, known["layers"], user=known["user"])
+        digests = {platform: Digest.parse(digest) for platform, digest in known["manifests"].items()}
+        return Base(descriptor.digest, known["layers"], user=known["user"], manifests=digests)
 
     def _in_docker(self, text: str) -> Base | None:
         with contextlib.suppress(LocalResourceError):

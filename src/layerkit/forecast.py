@@ -57,7 +57,8 @@ def estimate(plan: Plan, rates: Rates) -> Estimate | None:
         if found is None:
             unknown.append("builder")
         builder = found or 0.0
-    if plan.pack:
+    mounted = any(layer.role == "checkpoint" and layer.action == "mounted" for layer in plan.layers)
+    if plan.pack and not mounted:
         size = plan.inputs.checkpoint.size if plan.inputs.checkpoint else 0
         rate = rates.upload or (rates.read if rates.upload is None else None)
         if rate is None:
@@ -145,6 +146,8 @@ def _outcome(row: LayerPlan, plan: Plan, result: Result) -> Outcome:
     if row.role == "checkpoint" and plan.pack and not layers:
         new = min(result.uploaded, row.bytes_to_upload or 0)
     less = not row.known and _ORDER.index(happened) < _ORDER.index(row.action)
+    if row.action == "mounted" and happened == "packed" and row.bytes_to_upload:
+        less = True  # the registry refused the mount: the plan had said what is streamed then
     fits = row.bytes_to_upload is None or new <= row.bytes_to_upload
     agrees = (happened == row.action or less or result.way == "buildkit") and fits
     return Outcome(row.role, row.action, row.known, happened, row.reason, row.bytes_to_upload, new, agrees)

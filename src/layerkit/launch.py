@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from .checkpoint.hub import Hub
+from .checkpoint_inputs import CheckpointInputs, Sources, checkpoint_inputs
 from .destinations.base import checkpoint_tag
 from .errors import ConfigurationError
-from .fingerprint import CheckpointInputs, checkpoint_inputs
 from .oci import Reference
 from .project import Project
 from .request import named
@@ -51,7 +50,7 @@ def launch(
     project: Project,
     state: State,
     *,
-    hub: Hub | None = None,
+    sources: Sources | None = None,
     tag: str = "",
     ports: Sequence[str] = (),
     environment: Mapping[str, str | None] | None = None,
@@ -62,7 +61,7 @@ def launch(
     """What ``layerkit run`` starts or prints. The checkpoint is looked at, not read.
 
     Args:
-        hub: where a checkpoint ``hf://…`` is asked for, and downloaded from where it is mounted from this machine.
+        sources: where a checkpoint is asked for that is not on this machine. ``hf://…`` is downloaded to be mounted.
 
     Raises:
         ConfigurationError: an option or the project file is wrong; the checkpoint's key is not known yet.
@@ -82,12 +81,14 @@ def launch(
     )
     if project.checkpoint is None or project.checkpoint.placement == "layer":
         return service
-    found = checkpoint_inputs(project, state, hub)
+    found = checkpoint_inputs(project, state, sources)
     assert found is not None
     folder = "/" + found.ownership.target.strip("/")
     if folder == "/":
         raise ConfigurationError("checkpoint.target: nothing can be mounted at /", hint='target = "/app/model/"')
     if project.checkpoint.placement == "volume":
+        if found.elsewhere is not None:
+            raise found.elsewhere.needs_files("a container mounts the files themselves")
         return replace(service, mounts=_binds(project, found.fetched(), folder))
     return replace(
         service,

@@ -69,5 +69,4 @@ def check_image(
 
 
 def _named(blueprint: Blueprint) -> str:
-    files = [printable(file.path, 100) for file in blueprint.files]
-    return files[0] if len(files) == 1 else f"{len(files)} files"
+    return printable(blueprint.label, 100)

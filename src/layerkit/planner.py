@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from .assemble import PREFIX, SAMPLES, Assembled, Runtime, assemble
 from .checkpoint.made import Part
-from .fingerprint import REQUIREMENT, CheckpointInputs, Inputs
+from .checkpoint_inputs import CheckpointInputs
+from .fingerprint import REQUIREMENT, Inputs
 from .limits import check_image, check_layers
 from .oci import Digest, Image, Layer
 from .units import size as size_text
@@ -33,6 +34,7 @@ class Present:
         blobs: digests of layers that are known to be there.
         layer_limit: most bytes of one layer that it takes, where that is known.
         mounts_base: the base's layers are in the same registry, or Docker, already: nobody has to send them.
+        host: of the registry that it is; "" where it is none.
     """
 
     runtimes: Mapping[str, Runtime] = field(default_factory=dict)
@@ -42,6 +44,7 @@ class Present:
     blobs: frozenset[Digest] = frozenset()
     layer_limit: int | None = None
     mounts_base: bool = False
+    host: str = ""
 
     @property
     def samples(self) -> frozenset[str]:
@@ -158,7 +161,9 @@ class Plan:
     def bytes_read(self) -> int:
         """Bytes of the checkpoint that were read to make this plan: of weights that look like those of before."""
         checkpoint = self.inputs.checkpoint
-        return checkpoint.made.read if checkpoint is not None and checkpoint.made is not None else 0
+        if checkpoint is None:
+            return 0
+        return checkpoint.read + (checkpoint.made.read if checkpoint.made is not None else 0)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -292,12 +297,17 @@ def _checkpoint(inputs: Inputs, present: Present, pack: bool, way: Way) -> list[
         return [LayerPlan("checkpoint", "mounted", "placement = 'volume': mounted at run time, not in the image")]
     if way == "buildkit":
         return [LayerPlan("checkpoint", "built", "BuildKit copies it", checkpoint.size, None, known=False)]
+    if checkpoint.elsewhere is not None and pack:
+        return [_borrowed(checkpoint, present)]
     if not pack:
         action: Action = "mounted" if wanted.placement == "artifact" else "reused"
         assert checkpoint.key is not None
         reason = f"its layers are there as checkpoint-{checkpoint.key[:12]}"
         if checkpoint.made is not None and checkpoint.made.read and checkpoint.weights is not None:
             reason = f"hashed: the same tensors (weights hash {checkpoint.weights.short}); {reason}"
+        if checkpoint.elsewhere is not None:
+            by = f", {checkpoint.elsewhere.by}" if checkpoint.elsewhere.by else ""
+            reason = f"{checkpoint.elsewhere.said}; {reason}{by}"
         if checkpoint.hub is not None:
             reason = f"{reason}; {checkpoint.hub.name}"
         there = tuple(PartPlan(part.name, part.size, False) for part in checkpoint.parts)
@@ -312,6 +322,20 @@ def _checkpoint(inputs: Inputs, present: Present, pack: bool, way: Way) -> list[
         reason = f"{reason}; {checkpoint.hub.name}{download}"
     # A layer may be there under another key: the same file in another checkpoint.
     return [LayerPlan("checkpoint", "packed", reason, 0, size, False, parts if len(parts) > 1 else ())]
+
+
+def _borrowed(checkpoint: CheckpointInputs, present: Present) -> LayerPlan:
+    """Layers that a registry has: taken over by the destination's, or streamed to it."""
+    assert checkpoint.elsewhere is not None
+    parts = tuple(PartPlan(part.name, part.size, _changed(part, present)) for part in checkpoint.parts)
+    size = sum(part.size for part in parts if part.changed)
+    home = sorted({f"{layer.host}/{layer.repository}" for layer in checkpoint.remote})
+    mounts = {layer.host for layer in checkpoint.remote} == {present.host}
+    way = "mounted from {}, or streamed where the registry refuses that" if mounts else "streamed from {}, to no file"
+    by = f", {checkpoint.elsewhere.by}" if checkpoint.elsewhere.by else ""
+    reason = f"{checkpoint.elsewhere.said}; {way.format(', '.join(home))}{by}"
+    action: Action = "mounted" if mounts else "packed"
+    return LayerPlan("checkpoint", action, reason, 0, size, False, parts if len(parts) > 1 else ())
 
 
 def _changed(part: Part, present: Present) -> bool | None:

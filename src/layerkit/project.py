@@ -183,7 +183,7 @@ def _dotted(key: str) -> list[str]:
 
 def _validate(document: Mapping[str, Any], *, root: Path, file: Path, text: str, prefix: tuple[str, ...]) -> Project:
     problems: list[tuple[tuple[str, ...], str, str]] = []
-    values: dict[str, Any] = {"root": root}
+    values: dict[str, Any] = {"root": root, "file": file}
     for table, content in document.items():
         if table not in _TABLES:
             problems.append(((table,), "unknown table", _near(table, _TABLES)))
@@ -243,7 +243,7 @@ def schema() -> dict[str, Any]:
     for table in document["$defs"].values():
         table["properties"] = {_spelling(name): value for name, value in table["properties"].items()}
         table["additionalProperties"] = False
-    del document["properties"]["root"], document["description"]
+    del document["properties"]["root"], document["properties"]["file"], document["description"]
     secret = document["$defs"]["Secret"]
     secret["oneOf"] = [{"required": [name]} for name in secret["properties"]]
     found: dict[str, Any] = _without_null(document)

@@ -23,6 +23,7 @@ class Request:
         platforms: win over the project's.
         way: "compose", or "buildkit" to have BuildKit build the whole image.
         layer_jobs: checkpoint layers that are sent to a registry at a time; 0 for the default.
+        locked: base and weights are those of the lock, or nothing is done.
     """
 
     tags: Sequence[str] = ()
@@ -35,6 +36,7 @@ class Request:
     strict_cache: bool = False
     way: Literal["compose", "buildkit"] = "compose"
     layer_jobs: int = 0
+    locked: bool = False
 
 
 def named(project: Project, tags: Sequence[str]) -> tuple[Project, tuple[str, ...]]:

@@ -50,6 +50,7 @@ class Result:
         builder_ran: BuildKit was called.
         bytes_sent: to the builder.
         checkpoint_read, uploaded, reused: bytes; ``dropped`` were on their way when their layer turned out to be there.
+        fetched: bytes of the checkpoint's layers that were streamed from a registry, where the weights are not here.
         seconds: of each phase.
         plan: what was to be done; ``layerkit.outcomes`` holds the two against each other.
         timeline: when phases, BuildKit's steps and transfers ran.
@@ -71,6 +72,7 @@ class Result:
     why: str = ""
     plan: Plan | None = field(default=None, repr=False, compare=False)
     timeline: tuple[Span, ...] = ()
+    fetched: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``layerkit build --json`` prints."""
@@ -89,6 +91,7 @@ class Result:
                 "uploaded": self.uploaded,
                 "reused": self.reused,
                 "dropped": self.dropped,
+                "fetched": self.fetched,
             },
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "timeline": [span.to_json() for span in self.timeline],
@@ -109,6 +112,8 @@ def layer_results(
 
     def action(role: str, digest: Digest) -> str:
         if role == "checkpoint":
+            if sent is not None and digest in sent.mounted:
+                return "mounted"
             return "packed" if sent is not None and digest in sent.new else "reused"
         if not built or digest in before:
             return "reused"

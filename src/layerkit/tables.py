@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
+from .errors import ConfigurationError
 from .fields import (
     Absolute,
     Base,
@@ -26,6 +28,7 @@ from .fields import (
     items,
     size_in_bytes,
 )
+from .oci import Reference
 
 __all__ = ["Builder", "Cache", "Checkpoint", "Code", "Dependencies", "Image", "Project", "Secret"]
 
@@ -125,7 +128,9 @@ class Checkpoint:
     path: Annotated[
         Line,
         Field(
-            description="File, folder or glob, relative to the project folder; or hf://ORG/NAME[/FILE-OR-FOLDER][@REVISION]."
+            description="File, folder or glob, relative to the project folder;"
+            " hf://ORG/NAME[/FILE-OR-FOLDER][@REVISION] of the Hugging Face hub;"
+            " or oci://REPO:TAG (or @DIGEST), an image whose checkpoint is taken as it is.",
         ),
     ]
     target: Annotated[
@@ -195,6 +200,26 @@ class Checkpoint:
     ] = 32
 
     # Of each key by itself, so that the message has its line. What is declared above it is known in info.data.
+
+    @field_validator("path")
+    @classmethod
+    def _an_image(cls, value: str) -> str:
+        if value.startswith("oci://"):
+            try:
+                Reference.parse(value.removeprefix("oci://"))
+            except ConfigurationError as error:
+                raise ValueError(error.message) from None
+        return value
+
+    @field_validator("placement", "compression", "format", "hash", "key", "max_layers")
+    @classmethod
+    def _as_they_are(cls, value: Any, info: ValidationInfo) -> Any:
+        usual = value in (None, "none", "keep", "layer", 32) or value == "artifact"
+        if not usual and str(info.data.get("path", "")).startswith("oci://"):
+            raise ValueError(
+                f"{value!r} has no effect with checkpoint.path = 'oci://…': its layers are taken as they are"
+            )
+        return value
 
     @field_validator("format")
     @classmethod
@@ -273,7 +298,7 @@ class Builder:
 
 @dataclass(frozen=True, config=_CONFIG)
 class Project:
-    """A whole build. ``root`` is the folder that relative paths start from; it is in no digest."""
+    """A whole build. ``root`` is the folder that relative paths start from, ``file`` what was read; in no digest."""
 
     image: Image
     dependencies: Dependencies = Field(default_factory=Dependencies)
@@ -282,6 +307,22 @@ class Project:
     cache: Cache = Field(default_factory=Cache)
     builder: Builder = Field(default_factory=Builder)
     root: Path = Path()
+    file: Path | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def lock(self) -> Path | None:
+        """Where its lock is: layerkit.lock beside layerkit.toml or pyproject.toml, serve.lock beside serve.toml.
+
+        None for a project that was not read from a file.
+        """
+        if self.file is None:
+            return None
+        return self.file.with_name("layerkit.lock" if self.file.name == "pyproject.toml" else f"{self.file.stem}.lock")
+
+    @property
+    def lock_name(self) -> str:
+        """What messages call the lock."""
+        return self.lock.name if self.lock is not None else "layerkit.lock"
 
     @model_validator(mode="after")
     def _consistent(self) -> Project:

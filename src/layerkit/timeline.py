@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from .events import Event, Listener, Phase, Step, Transfer
+from .state import State
 
-__all__ = ["Recorder", "Span"]
+__all__ = ["Recorder", "Span", "remember"]
 
+_KEPT = 100  # builds that are remembered
 _MOST = 500  # spans: a build of many platforms and shards stays readable, and its record small
 
 
@@ -89,3 +91,17 @@ class Recorder:
         order = {"phase": 0, "step": 1, "transfer": 2}
         with self._lock:
             return tuple(sorted(self._spans.values(), key=lambda span: (round(span.begin, 3), order[span.kind])))
+
+
+def remember(state: State, digest: str, document: Mapping[str, Any]) -> None:
+    """Keep a build's object (``Result.to_json``) under its image's digest: ``layerkit inspect`` shows how it was built.
+
+    A build that found everything done does not take the place of the one that did it.
+    """
+    if not document["rebuilt"] and state.get("build-timeline", digest) is not None:
+        return
+    facts = {name: value for name, value in document.items() if name != "layers"}
+    state.put("build-timeline", digest, {**facts, "ended": time.time()})
+    kept = state.all("build-timeline")
+    for old in sorted(kept, key=lambda name: kept[name].get("ended", 0) if kept[name] else 0)[:-_KEPT]:
+        state.drop("build-timeline", old)

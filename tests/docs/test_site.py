@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import html
 import re
 import subprocess
 import sys
@@ -131,7 +133,7 @@ def test_every_command_and_option_is_told(generated: ModuleType) -> None:
     from layerkit.cli.app import cli
 
     text = generated.commands()
-    for command, context in generated.walk(cli, click.Context(cli, info_name="layerkit")):
+    for command, context in generated.walk(cli, click.Context(cli, info_name="layerkit", **cli.context_settings)):
         assert f"## {context.command_path}\n" in text
         for option in command.get_params(context):
             if isinstance(option, click.Option) and not option.hidden and "--help" not in option.opts:
@@ -195,3 +197,18 @@ def test_steps_of_a_page(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("**a.py**\n\n```python\nx = 1\n```\n\n```sh\nno\n```\n\n```console\n$ one\nout\n…\n$ two\n```\n")
     assert list(steps(page)) == [File("a.py", "x = 1\n"), Command("one", ("out", "…")), Command("two", ())]
+
+
+def test_the_terminal_picture() -> None:
+    """It is small, fetches nothing, and shows the commands that tools/picture.py runs."""
+    text = (ROOT / "docs" / "terminal.svg").read_text()
+    assert len(text.encode()) < 100_000
+    assert text.count("http") == 1 and 'xmlns="http://www.w3.org/2000/svg"' in text and "url(" not in text
+    picture = ast.parse((ROOT / "tools" / "picture.py").read_text())
+    (shown,) = (
+        ast.literal_eval(node.value)
+        for node in picture.body
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "SHOWN"
+    )
+    typed = re.findall(r'<tspan class="prompt">\$ </tspan>(.*)</text>', text)
+    assert typed == [html.escape(command, quote=False) for command in shown]

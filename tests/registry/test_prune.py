@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from layerkit.cli import main
-from layerkit.errors import ConfigurationError, RefusedError, TransientError
+from layerkit.errors import ConfigurationError, IntegrityError, RefusedError, TransientError
 from layerkit.oci import MEDIA, Config, Descriptor, Digest, Image, Index, Manifest, Platform, Reference, dump
 from layerkit.pruning import Found, Outcome, Policy, Survey, judge, sweep
 from layerkit.registry import Client
@@ -296,6 +296,59 @@ def test_image_that_cannot_be_read(house: Callable[..., House]) -> None:
     assert reasons(found)[f"runtime-{A}"] == "v1 cannot be read, and may use it"
     assert here.prune() == {}
     assert here.prune(unrelated=("v?",)) == {f"runtime-{A}": "deleted"}
+
+
+def test_damaged_manifest(house: Callable[..., House]) -> None:
+    """A manifest whose bytes are others than its digest says is one that cannot be read."""
+    here = house()
+    here.store(f"runtime-{A}")
+    digest = here.image("v1", runtime=A)
+    with here.registry._lock:
+        here.registry._repositories[NAME].manifests[str(digest)] = (b"{", MEDIA.MANIFEST)
+    assert [user.unreadable for user in here.survey().look().live] == [True]
+    assert here.prune() == {}
+
+
+def test_form_that_is_not_known(house: Callable[..., House]) -> None:
+    """What is no manifest that we know (schema 1, say) cannot be read either, though it has no digest for us."""
+    here = house()
+    here.store(f"runtime-{A}")
+    here.image("v1", runtime=B)
+    here.image("v0")
+    here.registry.fail(
+        path="/manifests/v0",
+        status=200,
+        body=b'{"schemaVersion": 1}',
+        headers={"Content-Type": "application/vnd.docker.distribution.manifest.v1+prettyjws"},
+        times=-1,
+    )
+    assert [(u.tag, u.digest) for u in here.survey().look().live if u.unreadable] == [("v0", None)]
+    assert here.prune() == {}
+
+
+def test_endless_list(house: Callable[..., House]) -> None:
+    """Half a list of tags is not believed: a registry that never ends it is an error."""
+    here = house()
+    here.store(f"runtime-{A}")
+    link = f'</v2/{NAME}/tags/list?n=1000>; rel="next"'
+    here.registry.fail(path="/tags/list", status=200, body=b'{"tags": ["v2"]}', headers={"Link": link}, times=-1)
+    with pytest.raises(IntegrityError, match="has no end"):
+        here.survey().look()
+
+
+def test_other_tags_are_nobodys(house: Callable[..., House]) -> None:
+    """The build cache, readable or not, and tags that only look like ours are never touched."""
+    here = house("distribution-2.8")
+    here.image("v1", runtime=A)
+    here.store(f"runtime-{B}")
+    names = ("runtime-v1", "checkpoint-best", f"checkpoint-{A[:12]}", "latest", "buildcache")
+    for name in names:
+        here.store(name)
+    with here.registry._lock:
+        home = here.registry._repositories[NAME]
+        home.manifests[home.tags["buildcache"]] = (b"[]", MEDIA.INDEX)
+    assert here.prune(unrelated=names[:-1]) == {f"runtime-{B}": "deleted"}
+    assert here.tags() == {"v1", *names}
 
 
 def test_index_with_a_child_that_is_gone(house: Callable[..., House]) -> None:

@@ -9,13 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from layerkit.destinations.registry import RegistryDestination
 from layerkit.oci import CREATED, Config, Digest, Manifest, Reference
-from layerkit.pipeline import Session
-from layerkit.project import load
 from layerkit.pruning import GUARD, Outcome, Policy, Survey, sweep
 from layerkit.registry import Client, Repository
-from layerkit.request import Request
-from layerkit.settings import Settings
+from layerkit.state import State
 from layerkit.testing import FakeRegistry
 from registry.pushing import NAME, Pushing, whole_image
 from registry.support import MIB
@@ -75,12 +73,13 @@ def test_images_say_when_they_were_put_there(pushed: Pushed) -> None:
         assert "created" not in Config.parse(repository.blob(manifest.config)).document
 
 
-def test_runtime_images_are_dated_too(pushed: Pushed) -> None:
+def test_runtime_images_are_dated_too() -> None:
     """BuildKit is asked to date the runtime image it pushes: the dates in it are of cached layers."""
-    _, pushing = pushed()
-    with Session(load(None, root=pushing.project), Request(push=True), Settings.from_environment(pushing.environ)) as s:
-        (output,) = s.destination.output("k").outputs
-        (finished,) = s.destination.finished(["v1"]).outputs
+    with Client() as client, State() as state:
+        home = client.repository(Reference.parse("127.0.0.1:9/team/model"))
+        destination = RegistryDestination(home, home, state)
+        (output,) = destination.output("k").outputs
+        (finished,) = destination.finished(["v1"]).outputs
     assert f"annotation.{CREATED}=" in output
     assert CREATED not in finished
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import shutil
+import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +19,7 @@ import layerkit
 from layerkit import Mismatch, Verification
 from layerkit.checkpoint.hashing import hash_weights
 from layerkit.checkpoint.opening import open_weights
-from layerkit.errors import CheckpointError, ConfigurationError
+from layerkit.errors import CheckpointError, ConfigurationError, LocalResourceError
 from layerkit.oci import MEDIA, Config, Descriptor, Digest, Image, Index, Manifest, Platform, dump
 from layerkit.testing import FakeRegistry
 from registry.pushing import NAME
@@ -52,6 +56,11 @@ class Verifier(Trainer):
             part = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("range", ""))
             count += min(int(part[2]) + 1, len(blob)) - int(part[1]) if part else len(blob)
         return count
+
+    def push_of(self, state: Any) -> Path:
+        path = self.save(state)
+        self.push()
+        return path
 
     def sizes(self, role: str, tag: str = "v1") -> list[int]:
         layers = self.image(tag).manifest.layers
@@ -366,10 +375,53 @@ def test_by_hand(kit: Verifier, tmp_path: Path) -> None:
 
 
 def test_no_weights(kit: Verifier, tmp_path: Path) -> None:
-    """An image without any: said, as a wrong argument or as what does not hold."""
-    reference = push(kit, made([Part("ADD rootfs / # buildkit", {"bin/sh": b"s"}), Part("RUN pip", {"lib/a": b"a"})]))
-    with pytest.raises(ConfigurationError, match="no layer with weights"):
-        kit.verify(reference)
+    """An image without any does not hold, once all of its layers were looked into."""
+    image = made([Part("ADD rootfs / # buildkit", {"bin/sh": b"s"}), Part("RUN pip", {"lib/a": b"a"})])
+    reference = push(kit, image)
+    file = tmp_path / "w.safetensors"
+    file.write_bytes(safetensors(a=("F32", (64, 64))))
+    item = only(kit.verify(reference, weights=hash_of(file)))
+    assert (item.kind, item.found) == ("weights", "none: no file of weights is in it")
+    assert only(kit.verify(reference, checkpoint=file)) == Mismatch(
+        "file", "w.safetensors", str(Digest.of(file.read_bytes()))
+    )
+
+
+def test_weights_in_the_base(kit: Verifier, tmp_path: Path) -> None:
+    """An image on an image with weights: they are found below the layers that look like its own."""
+    content = safetensors(a=("F32", (64, 64)))
+    image = made(
+        [
+            Part("ADD rootfs / # buildkit", {"bin/sh": b"s"}),
+            Part("COPY m # buildkit", {"m/w.safetensors": content}),
+            'CMD ["python3"]',
+            Part("COPY serve.py /app # buildkit", {"app/serve.py": b"s"}),
+        ]
+    )
+    file = tmp_path / "w.safetensors"
+    file.write_bytes(content)
+    found = kit.verify(push(kit, image), checkpoint=file)
+    assert found.holds and found.read.checkpoint == sum(map(len, image.blobs))
+
+
+def test_other_archives(kit: Verifier, tmp_path: Path) -> None:
+    """ZIP archives that torch.save did not write are no weights, whatever they are called; those it wrote are."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("setup.py", b"")
+    torch.save(model(), tmp_path / "m.pt")
+    files = {"m/m.pt": (tmp_path / "m.pt").read_bytes(), "m/more.bin": stream.getvalue(), "m/a.whl": stream.getvalue()}
+    image = made([Part("ADD rootfs / # buildkit", {"bin/sh": b"s"}), Part("COPY m # buildkit", files)])
+    found = kit.verify(push(kit, image), weights=hash_of(tmp_path / "m.pt"))
+    assert found.holds and found.images[0].tensors == len(model())
+
+
+def test_mounted(kit: Verifier) -> None:
+    """An image whose weights are mounted when it runs has none to verify."""
+    parts = [Part("ADD rootfs / # buildkit", {"bin/sh": b"s"}), Part("COPY serve.py /app", {"app/serve.py": b"s"})]
+    image = made(parts, config={"Labels": {"dev.layerkit.placement": "artifact"}})
+    with pytest.raises(ConfigurationError, match="mounted when it runs"):
+        kit.verify(push(kit, image))
 
 
 def test_wrong_file(kit: Verifier, tmp_path: Path) -> None:
@@ -385,6 +437,38 @@ def test_wrong_file(kit: Verifier, tmp_path: Path) -> None:
     broken.write_bytes(b"\xff" * 100)
     with pytest.raises(CheckpointError):
         kit.verify(checkpoint=broken)
+
+
+def test_without_torch(kit: Verifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without torch a kept file holds by its layers; its tensors cannot be had, and that is no fault of the image."""
+    kit.options('hash = "weights"')
+    path = kit.save(model())
+    approved = hash_of(path)
+    kit.push()
+    other = kit.save({"state_dict": model()}, "other.pt")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    path = kit.project / "weights" / "model.pt"
+    assert kit.verify(checkpoint=path).images[0].way == "layers"
+    for options in ({"weights": approved}, {"checkpoint": other}):
+        with pytest.raises(LocalResourceError, match="PyTorch"):
+            kit.verify(**options)
+
+
+def test_no_room(kit: Verifier, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A pickled checkpoint needs room for a copy, which is gone afterwards; too little, or no folder, is said."""
+    kit.options("")
+    kit.push_of(model())
+    approved = hash_of(kit.project / "weights" / "model.pt")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    before = sorted(tmp_path.iterdir())
+    assert kit.verify(weights=approved).holds and sorted(tmp_path.iterdir()) == before
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(LocalResourceError, match="which has 1000"):
+        kit.verify(weights=approved)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    with pytest.raises(LocalResourceError, match="cannot be copied"):
+        kit.verify(weights=approved)
 
 
 # ------------------------------------------------------------------------------------------------ platforms, layouts

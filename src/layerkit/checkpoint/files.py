@@ -12,16 +12,14 @@ from pathlib import Path, PurePosixPath
 
 from ..errors import CheckpointError, printable
 from ..state import Identity
+from .pointers import LFS_LIMIT, LFS_MARKS, Pointer, parse_lfs
 
-__all__ = ["File", "changed", "check_same", "find"]
+__all__ = ["File", "Here", "changed", "check_same", "find", "look", "nothing_at"]
 
 # Files that get into a folder of weights by accident, and must not get into an image by accident.
 _PRIVATE = (".env", ".env.*", ".netrc", "id_rsa", "id_ed25519", "id_ecdsa", "*.pem", "*.key", "*.p12", ".git", ".ssh",
             ".aws", ".huggingface", "credentials*.json")  # fmt: skip
 _JUNK = ("__pycache__", ".DS_Store", ".cache", ".ipynb_checkpoints")
-# The first line of a Git LFS pointer (git-lfs, docs/spec.md); such a file is at most 1024 bytes.
-_LFS_MARK = b"version https://git-lfs.github.com/spec/"
-_LFS_LIMIT = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +96,46 @@ def changed(file: File) -> CheckpointError:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Here:
+    """What is on this machine of a checkpoint: *files*, and *pointers* in the place of others. Nothing, if neither."""
+
+    files: tuple[File, ...] = ()
+    pointers: tuple[Pointer, ...] = ()
+
+
 def find(pattern: str, root: Path) -> tuple[File, ...]:
-    """The files that *pattern* (a file, a folder or a glob, relative to *root*) names, sorted by path.
+    """The files that *pattern* (a file, a folder or a glob, relative to *root*) names, sorted by path: ``look``.
+
+    Raises:
+        CheckpointError: as ``look``; and where there is nothing, or a Git LFS pointer.
+    """
+    here = look(pattern, root)
+    if here.pointers:
+        names = [f"{printable(pointer.path)}: a Git LFS pointer, not the file" for pointer in here.pointers]
+        raise CheckpointError("checkpoint: " + "; ".join(names), hint="fetch the content first: git lfs pull")
+    if not here.files:
+        raise nothing_at(pattern, root)
+    return here.files
+
+
+def nothing_at(pattern: str, root: Path) -> CheckpointError:
+    return CheckpointError(
+        f"checkpoint: nothing at {printable(pattern)!r} (in {printable(str(root.absolute()))})",
+        hint="set checkpoint.path to the file, folder or glob of the weights",
+    )
+
+
+def look(pattern: str, root: Path) -> Here:
+    """What *pattern* (a file, a folder or a glob, relative to *root*) names, sorted by path; nothing is no error.
 
     A file goes to the target under its own name; of a folder, what is in it; of a glob, each match that way
     (matched files under their names, matched folders as folders). Symlinks are followed by content when they
     stay inside *root* or the named folder.
 
     Raises:
-        CheckpointError: nothing there; or anything that is no readable regular file, leads out of the folder,
-            is a Git LFS pointer, is empty, looks private, or has a name that an image should not have. All of
-            such files are listed, not the first.
+        CheckpointError: anything that is no readable regular file, leads out of the folder, is empty, looks private,
+            or has a name that an image should not have; an empty folder. All of such files are listed, not the first.
     """
     expanded = str(Path(pattern).expanduser())
     whole = Path(root, expanded)
@@ -122,11 +149,9 @@ def find(pattern: str, root: Path) -> tuple[File, ...]:
     else:
         named, wild = [], False
     if not named:
-        raise CheckpointError(
-            f"checkpoint: nothing at {printable(pattern)!r} (in {printable(str(root.absolute()))})",
-            hint="set checkpoint.path to the file, folder or glob of the weights",
-        )
+        return Here()
     problems: list[str] = []
+    pointers: dict[str, Pointer] = {}
     found: dict[str, File] = {}
     for start in named:
         inside = _trusted(root, start)
@@ -141,6 +166,7 @@ def find(pattern: str, root: Path) -> tuple[File, ...]:
                 named=named_itself,
                 private=named_itself and asked,
                 problems=problems,
+                pointers=pointers,
             )
             if file is None:
                 continue
@@ -152,13 +178,13 @@ def find(pattern: str, root: Path) -> tuple[File, ...]:
         for path in found
         if any(str(parent) in found for parent in PurePosixPath(path).parents)
     ]
-    if not problems and not found:
+    if not problems and not found and not pointers:
         problems.append(f"{printable(pattern)}: an empty folder")
     if problems:
         raise CheckpointError(
             "checkpoint: " + "; ".join(dict.fromkeys(problems)), hint=_hint(problems) or "nothing was read or tagged"
         )
-    return tuple(found[path] for path in sorted(found))
+    return Here(tuple(found[path] for path in sorted(found)), tuple(pointers[path] for path in sorted(pointers)))
 
 
 def _hint(problems: list[str]) -> str:
@@ -219,9 +245,16 @@ def _is_private(name: str) -> bool:
 
 
 def _check(
-    path: str, place: Path, *, inside: tuple[Path, ...], named: bool, private: bool, problems: list[str]
+    path: str,
+    place: Path,
+    *,
+    inside: tuple[Path, ...],
+    named: bool,
+    private: bool,
+    problems: list[str],
+    pointers: dict[str, Pointer],
 ) -> File | None:
-    """The file, or a problem more. *named*: not found in a folder; *private*: it may look so."""
+    """The file, or a pointer or a problem more. *named*: not found in a folder; *private*: it may look so."""
     shown = printable(path)
     if any(ord(c) < 32 or 0x7F <= ord(c) < 0xA0 or 0xD800 <= ord(c) <= 0xDFFF for c in path):
         problems.append(f"{path!a}: its name is not printable UTF-8")
@@ -248,8 +281,11 @@ def _check(
             problems.append(f"{shown}: a symlink that leads out of the folder")
         elif status.st_size == 0 and named:
             problems.append(f"{shown}: is empty")
-        elif status.st_size <= _LFS_LIMIT and os.pread(handle, len(_LFS_MARK), 0) == _LFS_MARK:
-            problems.append(f"{shown}: a Git LFS pointer, not the file")
+        elif status.st_size <= LFS_LIMIT and (raw := os.pread(handle, LFS_LIMIT, 0)).startswith(LFS_MARKS):
+            if (pointer := parse_lfs(path, raw)) is None:
+                problems.append(f"{shown}: a Git LFS pointer, not the file, and a broken one")
+            else:
+                pointers[path] = pointer
         else:
             return File(path, source, Identity.of(status))
     except OSError as error:

@@ -231,7 +231,7 @@ def parts_of(blueprints: Sequence[Blueprint]) -> tuple[Part, ...]:
 
 
 def _name(blueprint: Blueprint) -> str:
-    return blueprint.files[0].path if len(blueprint.files) == 1 else f"{len(blueprint.files)} files"
+    return blueprint.label
 
 
 def _identity(files: Sequence[File], ownership: Ownership, recipe: Recipe) -> str:

@@ -137,6 +137,16 @@ class Blueprint:
             else:
                 yield from piece.file.read(skip, lambda: view)
 
+    @property
+    def label(self) -> str:
+        """What it is called in a line of progress."""
+        return self.files[0].path if len(self.files) == 1 else f"{len(self.files)} files"
+
+    @property
+    def known(self) -> Digest | None:
+        """The digest of what is sent, where nothing has to be read for that."""
+        return None
+
     @cached_property
     def mark(self) -> str:
         """The same one is the same layer: of the tar's headers, and the marks of the files."""

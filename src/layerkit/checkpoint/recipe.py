@@ -13,7 +13,7 @@ from ..oci import Digest
 from .convert import Conversion, Options, convert_weights, converted_name
 from .files import File
 from .opening import open_weights
-from .pack import MAX_CHECKPOINT_LAYERS, OWN_LAYER, Blueprint, Compression, Content, Ownership, arrange
+from .pack import FORMAT_VERSION, MAX_CHECKPOINT_LAYERS, OWN_LAYER, Blueprint, Compression, Content, Ownership, arrange
 from .safetensors import INDEX_NAME
 from .sample import sample_file
 from .shards import SHARDS_VERSION, index_of, shards
@@ -104,6 +104,25 @@ class Recipe:
         options = self.options
         said = f"{self.format} {options.key!r} {options.strip_prefix!r} {options.dtype} {sorted(options.drop)!r}"
         return f"{said} shards {SHARDS_VERSION} {self.shard_size} {self.max_layers}"
+
+    @property
+    def settings(self) -> dict[str, str | int | tuple[str, ...]]:
+        """All that makes its layers what they are, as ``[checkpoint]`` calls it, without what is the default."""
+        options = self.options
+        said: dict[str, str | int | tuple[str, ...]] = {
+            "layout": FORMAT_VERSION,
+            "format": self.format,
+            "hash": self.hash,
+            "compression": "" if self.compression == "none" else self.compression,
+            "key": options.key,
+            "strip-prefix": options.strip_prefix,
+            "dtype": options.dtype,
+            "drop": tuple(options.drop),
+            "shard-size": self.shard_size,
+            "shards": SHARDS_VERSION if self.shard_size else 0,
+            "max-layers": self.max_layers if self.max_layers != MAX_CHECKPOINT_LAYERS else 0,
+        }
+        return {name: value for name, value in said.items() if value}
 
 
 @dataclass(frozen=True)

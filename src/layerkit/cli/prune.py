@@ -17,7 +17,6 @@ from .app import Terminated, error_document, json_errors, load_project, project_
 from .text import size, wrapped
 
 if TYPE_CHECKING:
-    from ..oci import Reference
     from ..pruning import Found, Live, Outcome, Policy, Stored, Survey, Verdict
 
 __all__ = ["prune"]
@@ -84,23 +83,17 @@ def prune(
     next build that needs it. Only tags, or manifests, are deleted: the registry frees their blobs when it collects
     its garbage, and none that a tagged image needs.
     """
-    from ..pruning import Policy, Survey, freed, judge
-    from ..registry import Client, Credentials
+    from ..pruning import Policy, freed, judge, named, of_project, opened
     from ..settings import Settings
     from .display import notes
 
     if yes and dry_run:
         raise click.UsageError("--yes and --dry-run exclude each other")
     policy, now = Policy(keep, days, undated), datetime.now(UTC)
-    settings = Settings.from_environment()
-    with Client(
-        credentials=Credentials(settings.docker_config, settings.environment),
-        proxies=settings.proxies,
-        ca_bundle=settings.ca_bundle,
-    ) as client:
+    with json_errors(as_json):
+        places = named(names) if names else of_project(load_project(folder, file, overrides), deleting=yes)
+    with opened(places, Settings.from_environment(), unrelated=unrelated, listener=notes) as survey:
         with json_errors(as_json):
-            references = _named(names) if names else _of_project(folder, file, overrides, yes)
-            survey = Survey(list(map(client.repository, references)), unrelated=unrelated, listener=notes)
             found = survey.look()
             if names and found.empty:
                 raise ConfigurationError(
@@ -128,34 +121,6 @@ def prune(
             _sum_up(found, verdicts, outcomes, bytes_, yes)
         if failed is not None:
             raise failed
-
-
-def _named(names: Sequence[str]) -> list[Reference]:
-    from ..oci import Reference
-
-    references = [Reference.parse(name) for name in names]
-    for reference in references:
-        if reference.tag or reference.digest:
-            raise ConfigurationError(
-                f"prune: {reference}: that is one image", hint=f"name the repository: layerkit prune {reference.name}"
-            )
-    return references
-
-
-def _of_project(folder: Path, file: Path | None, overrides: Sequence[str], yes: bool) -> list[Reference]:
-    from ..oci import Reference
-
-    project = load_project(folder, file, overrides)
-    home = Reference.parse(project.image.name)
-    if not project.cache.repository:
-        return [home]
-    cache = Reference.parse(project.cache.repository)
-    if yes and cache.name != home.name:
-        raise ConfigurationError(
-            f"prune: {cache.name} may keep images for other repositories too, which are not known here",
-            hint=f"name all that use it: layerkit prune --yes {cache.name} {home.name} …",
-        )
-    return [home, cache]
 
 
 def _delete(

@@ -14,8 +14,11 @@ from ..errors import ConfigurationError, printable
 from .app import Terminated, load_project, project_options
 
 if TYPE_CHECKING:
+    from ..checkpoint_inputs import Sources
     from ..containers import Containers
+    from ..project import Project
     from ..running import Service
+    from ..settings import Settings
 
 __all__ = ["run"]
 
@@ -72,7 +75,6 @@ def run(
     "artifact" from the checkpoint-KEY image. ARGS take the place of the image's command. Ends with the container's
     exit status; Ctrl-C is the container's, and a second one ends it.
     """
-    from ..checkpoint.hub import Hub
     from ..launch import launch
     from ..settings import Settings
     from ..state import State
@@ -85,7 +87,7 @@ def run(
         service = launch(
             project,
             state,
-            hub=Hub(settings.environment),
+            sources=_sources(project, settings),
             tag=tag,
             ports=ports,
             environment=dict(map(_variable, environment)),
@@ -116,6 +118,16 @@ def _variable(text: str) -> tuple[str, str | None]:
     if not name:
         raise ConfigurationError(f"-e {text}: no variable", hint="-e NAME=VALUE")
     return name, value if equals else None
+
+
+def _sources(project: Project, settings: Settings) -> Sources:
+    """No registry is asked: what an image's weights are, the lock says."""
+    from ..checkpoint.hub import Hub
+    from ..checkpoint_inputs import Sources
+    from ..lock import read
+
+    lock = read(project.lock) if project.lock is not None else None
+    return Sources(Hub(settings.environment), lock.checkpoint if lock else None)
 
 
 def _printed(service: Service, form: str) -> str:

@@ -42,7 +42,7 @@ class Archive:
             Stopped: *stopped* said so.
             LocalResourceError: docker ended.
         """
-        label = blueprint.files[0].path if len(blueprint.files) == 1 else f"{len(blueprint.files)} files"
+        label = blueprint.label
         self._loading.write(_header(path, blueprint.size))
         done = 0
         for chunk in blueprint.open():

@@ -45,6 +45,7 @@ class Sent:
         reused: bytes of layers that were there.
         dropped: bytes that were on their way when the layer turned out to be there.
         new: digests of the layers that were not there.
+        mounted: digests of those that the registry took over from another of its repositories.
     """
 
     layers: tuple[Layer, ...]
@@ -52,6 +53,7 @@ class Sent:
     reused: int = 0
     dropped: int = 0
     new: frozenset[Digest] = frozenset()
+    mounted: frozenset[Digest] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,7 @@ class Destination(Protocol):
         ownership: Ownership,
         packer: Packer | None,
         weights: Digest | None = None,
+        location: str = "",
     ) -> int:
         """Record the layers under the checkpoint's key; the bytes uploaded for it."""
 

@@ -326,6 +326,7 @@ class DockerDestination:
         ownership: Ownership,
         packer: Packer | None,
         weights: Digest | None = None,
+        location: str = "",
     ) -> int:
         self._pending = (key, tuple(layers))
         return 0

@@ -171,7 +171,7 @@ class LayoutDestination:
         uploaded = reused = dropped = 0
         new: set[Digest] = set()
         for index, blueprint in enumerate(packer.blueprints):
-            label = blueprint.files[0].path if len(blueprint.files) == 1 else f"{len(blueprint.files)} files"
+            label = blueprint.label
 
             def there(index: int = index) -> bool:
                 digest = packer.known(index)
@@ -248,8 +248,9 @@ class LayoutDestination:
         ownership: Ownership,
         packer: Packer | None,
         weights: Digest | None = None,
+        location: str = "",
     ) -> int:
-        image = checkpoint_image(layers, key, content, ownership, weights)
+        image = checkpoint_image(layers, key, content, ownership, weights, location)
         written = self._put(image.config.raw) + self._put(image.manifest.raw)
         self._tag(image.manifest.descriptor(), [checkpoint_tag(key)])
         return written

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from functools import partial
 
 from ..assemble import PREFIX, Assembled, Runtime, checkpoint_image
-from ..checkpoint import Ownership, Packer
+from ..checkpoint import Blueprint, Ownership, Packer
+from ..checkpoint.elsewhere import RemoteBlueprint
 from ..engine import BakeResult
 from ..errors import ConflictError, IntegrityError, RefusedError
 from ..events import Listener
@@ -195,7 +196,16 @@ class RegistryDestination:
     # ------------------------------------------------------------------------------------------------- the checkpoint
 
     def send(self, packer: Packer, listener: Listener, stopped: Callable[[], bool]) -> Sent:
-        return Sending(self.cache, self.state, packer, listener, self._layer_jobs).run(stopped)
+        mounted = frozenset(index for index, layer in enumerate(packer.blueprints) if self._mount(layer))
+        return Sending(self.cache, self.state, packer, listener, self._layer_jobs, mounted).run(stopped)
+
+    def _mount(self, layer: Blueprint) -> bool:
+        """Take over a layer that another repository of this registry has, unless it is here."""
+        if not isinstance(layer, RemoteBlueprint) or layer.known is None or layer.host != self.cache.host:
+            return False
+        if layer.repository == self.cache.repository or self.cache.exists(layer.known, layer.size):
+            return False
+        return self.cache.mount(layer.known, layer.repository)
 
     def keep_checkpoint(
         self,
@@ -205,8 +215,9 @@ class RegistryDestination:
         ownership: Ownership,
         packer: Packer | None,
         weights: Digest | None = None,
+        location: str = "",
     ) -> int:
-        image = checkpoint_image(layers, key, content, ownership, weights, _now())
+        image = checkpoint_image(layers, key, content, ownership, weights, location, _now())
         sent = self._put_config(self.cache, image)
         if self._has_checkpoint(image, key):
             return sent

@@ -31,14 +31,26 @@ _LOCK_PAUSE = 0.1  # seconds between two looks at a lock
 
 
 class Sending:
-    """One run's layers on their way into *repository*. ``jobs``: how many at a time."""
+    """One run's layers on their way into *repository*.
 
-    def __init__(self, repository: Repository, state: State, packer: Packer, listener: Listener, jobs: int) -> None:
+    ``jobs``: how many at a time. ``mounted``: indices of those that the registry has taken over already.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        state: State,
+        packer: Packer,
+        listener: Listener,
+        jobs: int,
+        mounted: frozenset[int] = frozenset(),
+    ) -> None:
         self._repository = repository
         self._state = state
         self._packer = packer
         self._listener = listener
         self._jobs = jobs
+        self._mounted = mounted
 
     def run(self, stopped: Callable[[], bool]) -> Sent:
         """Send what is not there yet, while it is hashed.
@@ -76,11 +88,14 @@ class Sending:
             sum(outcome.layer.descriptor.size for outcome in outcomes if outcome.there),
             sum(outcome.dropped for outcome in outcomes),
             frozenset(outcome.layer.descriptor.digest for outcome in outcomes if not outcome.there),
+            frozenset(found[index].layer.descriptor.digest for index in self._mounted),
         )
 
     def _send_layer(self, index: int, stopped: Callable[[], bool]) -> _Outcome:
         blueprint = self._packer.blueprints[index]
-        label = blueprint.files[0].path if len(blueprint.files) == 1 else f"{len(blueprint.files)} files"
+        if index in self._mounted:
+            return _Outcome(self._packer.layer(index), there=True, dropped=0)
+        label = blueprint.label
         taste = sample(blueprint)
         told = False
 
@@ -265,6 +280,8 @@ def sample(blueprint: Blueprint) -> str:
     It proves nothing, and decides only whether to hash before sending: weights swapped back to earlier ones
     should not be sent and dropped, new weights should not wait.
     """
+    if blueprint.known is not None:
+        return blueprint.known.hex
     state = hashlib.sha256(f"{blueprint.size} {blueprint.created_by}".encode())
     for number in range(_SAMPLES):
         for chunk in blueprint.open(max(0, (blueprint.size - _SAMPLE_SIZE) * number // (_SAMPLES - 1))):

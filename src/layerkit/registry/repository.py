@@ -223,15 +223,21 @@ class Repository:
         return self._request("DELETE", self._manifest_url(reference), what, scopes)
 
     def tags(self) -> tuple[str, ...]:
-        """All tags, in the registry's order; none where the repository does not exist."""
+        """All tags, in the registry's order; none where the repository does not exist.
+
+        Raises:
+            IntegrityError: the list has no end. Who deletes what no tag uses must not believe half of one.
+        """
         what = f"list the tags of {self.name}"
         url: str | None = urls.tags(self._root, self.repository, 1000)
         found: dict[str, None] = {}
         seen: set[str] = set()
-        while url is not None and url not in seen and len(seen) < _MAX_PAGES:
+        while url is not None:
+            if url in seen or len(seen) == _MAX_PAGES:
+                raise IntegrityError(f"{what}: the registry's list has no end, after {len(seen)} pages")
             seen.add(url)
             answer = self._request("GET", url, what, self._pull)
-            if answer.status == 404:
+            if answer.status == 404 and len(seen) == 1:
                 break
             if not answer.ok:
                 raise error_for(answer, what)

@@ -171,16 +171,16 @@ def _own_ignore(project: Project) -> Matcher:
 
 
 def _checkpoint(project: Project) -> set[str]:
-    """Paths, relative to the project folder, of the checkpoint's own files and folders."""
-    if project.checkpoint is None or "://" in project.checkpoint.path:
-        return set()
-    path, root = project.checkpoint.path, project.root.absolute()
-    found = [root / path]
-    if has_wildcard(path) and not found[0].exists():
+    """Paths, relative to the project folder, of the checkpoint's own files and folders; of what says which they are."""
+    root = project.root.absolute()
+    lock = [project.lock.absolute()] if project.lock is not None else []
+    path = project.checkpoint.path if project.checkpoint is not None else ""
+    found = [root / path, root / f"{path}.dvc"] if path and "://" not in path else []
+    if found and has_wildcard(path) and not found[0].exists():
         below = Path(path)
         found = list(Path(below.anchor or root).glob(str(below.relative_to(below.anchor) if below.anchor else below)))
     result = set()
-    for place in found:
+    for place in [*found, *lock]:
         for spelled in (Path(os.path.normpath(place)), place.resolve()):
             for top in (root, root.resolve()):
                 if spelled.is_relative_to(top) and spelled != top:

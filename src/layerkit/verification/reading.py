@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import TracebackType
+from typing import TypeAlias
 
 from ..anatomy.peek import peek
 from ..errors import IntegrityError, LayerkitError, LocalResourceError
@@ -18,7 +19,10 @@ from .scan import Known, Node, Scan, scan_layer
 from .subject import Subject
 from .view import View, view
 
-__all__ = ["Layers", "Progress"]
+__all__ = ["Layers", "Progress", "Scans"]
+
+# What reading a layer gave, by its digest, and whether files and tensors were hashed.
+Scans: TypeAlias = dict[tuple[Digest, bool, bool], Scan]
 
 _THREADS = 2
 _PAUSE = 10.0  # seconds between two lines on how far it is
@@ -60,7 +64,7 @@ class Layers:
         cache: digest -> what reading a layer gave, for other platforms of the image; the bytes count once.
     """
 
-    def __init__(self, subject: Subject, cache: dict[tuple[Digest, str], Scan], progress: Progress, key: str) -> None:
+    def __init__(self, subject: Subject, cache: Scans, progress: Progress, key: str) -> None:
         self.subject, self._cache, self._progress, self._key = subject, cache, progress, key
         self.read = BytesRead(looks=subject.looks)
         self.failures: list[Mismatch] = []
@@ -77,16 +81,18 @@ class Layers:
             self._progress.stop()
         self._pool.shutdown(wait=kind is None, cancel_futures=True)
 
-    def weights(self, indexes: Iterable[int], *, tensors: bool) -> dict[int, Sequence[Node]]:
+    def weights(self, indexes: Iterable[int], *, tensors: bool, digests: bool = True) -> dict[int, Sequence[Node]]:
         """Index -> entries of each of the checkpoint's layers; what a damaged one lacks is in ``failures``.
+
+        Args:
+            tensors, digests: hash the tensors of files that hold weights; hash files.
 
         Raises:
             LayerkitError: a layer cannot be had at all.
         """
         wanted = list(indexes)
-        kind = "tensors" if tensors else "files"
         found: dict[int, Sequence[Node]] = {}
-        for index, scan in zip(wanted, self._scan(wanted, kind), strict=True):
+        for index, scan in zip(wanted, self._scan(wanted, digests, tensors), strict=True):
             self.read += BytesRead(checkpoint=scan.read)
             found[index] = scan.nodes
         self.read_layers += len(wanted)
@@ -130,7 +136,7 @@ class Layers:
         """Index -> entries of each layer over the checkpoint's."""
         wanted = self.subject.above
         found: dict[int, Sequence[Node]] = {}
-        for index, scan in zip(wanted, self._scan(wanted, "names"), strict=True):
+        for index, scan in zip(wanted, self._scan(wanted, False, False), strict=True):
             self.read += BytesRead(above=scan.read)
             found[index] = scan.nodes
         return found
@@ -141,13 +147,13 @@ class Layers:
         everything += [(index, False, nodes) for index, nodes in above.items()]
         return view(sorted(everything, key=lambda item: item[0]))
 
-    def _scan(self, indexes: Sequence[int], kind: str) -> list[Scan]:
-        return list(self._pool.map(lambda index: self._one(index, kind), indexes))
+    def _scan(self, indexes: Sequence[int], digests: bool, tensors: bool) -> list[Scan]:
+        return list(self._pool.map(lambda index: self._one(index, digests, tensors), indexes))
 
-    def _one(self, index: int, kind: str) -> Scan:
+    def _one(self, index: int, digests: bool, tensors: bool) -> Scan:
         image, stream = self.subject.image, self.subject.found.stream
         descriptor, diff_id = image.manifest.layers[index], image.config.diff_ids[index]
-        done = self._cache.get((descriptor.digest, kind))
+        done = self._cache.get((descriptor.digest, digests, tensors))
         if done is not None:
             return replace(done, read=0)
         assert stream is not None
@@ -163,13 +169,13 @@ class Layers:
                 descriptor,
                 diff_id,
                 stream(descriptor),
-                files=kind != "names",
-                tensors=kind == "tensors",
+                digests=digests,
+                tensors=tensors,
                 key=self._key,
                 on_read=count,
             )
         except IntegrityError as error:
             self.failures.append(Mismatch("layer", str(descriptor.digest), str(diff_id), error.message))
             return Scan((), counted)
-        self._cache[descriptor.digest, kind] = scan
+        self._cache[descriptor.digest, digests, tensors] = scan
         return scan

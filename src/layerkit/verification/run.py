@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -15,9 +15,9 @@ from ..oci import Config, Digest, Image, Manifest, Reference
 from ..settings import Settings
 from .compare import compare_files, compare_tensors, united
 from .local import Approved, LocalLayer, try_layers, weights_hash
-from .reading import Layers, Progress
+from .reading import Layers, Progress, Scans
 from .result import Mismatch, Verification, VerifiedImage, Way
-from .scan import Known, Node, Scan, Tensors
+from .scan import Known, Node, Tensors
 from .subject import PREFIX, Subject
 from .view import View
 
@@ -66,7 +66,7 @@ def verify(
     local = Approved(Path(checkpoint), progress.of_files) if checkpoint is not None else None
     if local is not None:
         _ = local.files  # a typing error is to be told before anything is read
-    cache: dict[tuple[Digest, str], Scan] = {}
+    cache: Scans = {}
     images = []
     with Surroundings.of(replace(settings, platform="")) as around:
         founds = _platforms(around, reference, platform)
@@ -132,7 +132,8 @@ class _Job:
     def against_labels(self) -> VerifiedImage:
         facts = self.subject.facts
         label = facts.get(_WEIGHTS, "")
-        seen = self._seen(self._nodes(tensors=bool(label) or not self.subject.ours))
+        by_tensors = bool(label) or not self.subject.ours
+        seen = self._seen(self._nodes(tensors=by_tensors, digests=not label))
         mismatches = self.subject.contradictions() + self._kept()
         tensors, why = united(seen.files.items())
         content = self._content(seen)
@@ -153,7 +154,7 @@ class _Job:
         label = self.subject.facts.get(_WEIGHTS, "")
         if label and label != str(approved):
             return self._result("labels", None, [Mismatch("label", _WEIGHTS, str(approved), label)])
-        seen = self._seen(self._nodes(tensors=True))
+        seen = self._seen(self._nodes(tensors=True, digests=False))
         tensors, why = united(seen.files.items())
         found = str(weights_hash(tensors)) if tensors else self._unread(seen, why)
         mismatches = [] if found == str(approved) else [Mismatch("weights", "weights hash", str(approved), found)]
@@ -209,7 +210,7 @@ class _Job:
             weights = approved.holds_weights(self.key)
         except LocalResourceError as error:  # the files may be the same
             weights, lacking = False, error
-        nodes = self.layers.weights((i for i in subject.own if i not in same), tensors=weights)
+        nodes = self._nodes(tensors=weights, known=same)
         for index, layer in same.items():
             nodes[index] = _nodes(approved.completed(layer, self.key) if weights else layer.files)
         found = self._compared(approved, made, self._seen(nodes), weights)
@@ -246,8 +247,15 @@ class _Job:
 
     # ------------------------------------------------------------------------------------------------ what it takes
 
-    def _nodes(self, *, tensors: bool) -> dict[int, Sequence[Node]]:
-        return self.layers.weights(self.subject.own, tensors=tensors)
+    def _nodes(self, *, tensors: bool, digests: bool = True, known: Collection[int] = ()) -> dict[int, Sequence[Node]]:
+        """Index -> entries of the layers that hold weights, but for those *known*."""
+        found = self.layers.weights((i for i in self.subject.own if i not in known), tensors=tensors, digests=digests)
+        seen = any(node.known is not None and node.known.format for nodes in found.values() for node in nodes)
+        if not self.subject.ours and not seen:  # an image on one with weights: they are in what looks like its base
+            self.subject = self.layers.subject = self.subject.whole
+            rest = [index for index in self.subject.own if index not in found]
+            found |= self.layers.weights(rest, tensors=tensors, digests=digests)
+        return found
 
     def _seen(self, own: dict[int, Sequence[Node]]) -> View:
         return self.layers.seen(own, self.layers.above() if self.check_above else {})

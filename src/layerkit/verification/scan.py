@@ -13,12 +13,13 @@ from typing import IO
 
 from ..checkpoint.archive import LEGACY_MAGIC, ZIP_MAGIC
 from ..checkpoint.hashing import hash_weights
-from ..checkpoint.opening import open_weights
+from ..checkpoint.opening import look
 from ..checkpoint.passing import PassingTensors
 from ..checkpoint.safetensors import MAX_HEADER
 from ..checkpoint.weights import TensorInfo
 from ..errors import CheckpointError, IntegrityError, LayerkitError, LocalResourceError
 from ..oci import Descriptor, Digest
+from .ahead import ahead
 from .entries import Entry, entries, unpacked
 
 __all__ = ["Known", "Node", "Scan", "Tensors", "scan_layer"]
@@ -26,6 +27,7 @@ __all__ = ["Known", "Node", "Scan", "Tensors", "scan_layer"]
 # name -> what the tensor is, and the sha256 of its canonical bytes
 Tensors = Mapping[str, tuple[TensorInfo, Digest]]
 _HEAD = len(LEGACY_MAGIC)  # bytes by which a format is told
+_ZIPS = (".whl", ".egg", ".jar", ".npz", ".zip")
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def scan_layer(
     diff_id: Digest,
     stream: AbstractContextManager[Iterator[bytes]],
     *,
-    files: bool = True,
+    digests: bool = True,
     tensors: bool = True,
     key: str = "",
     on_read: Callable[[int], None] = lambda count: None,
@@ -81,8 +83,8 @@ def scan_layer(
     a temporary file first (TMPDIR), which is gone when this returns.
 
     Args:
-        files: hash the files; else only their names are of interest.
-        tensors: and the tensors of those that hold weights.
+        digests: hash the files.
+        tensors: hash the tensors of those that hold weights. With neither only names are of interest.
         key: of the state dict in a pickled checkpoint.
         on_read: called with the number of the blob's bytes just read.
 
@@ -109,12 +111,13 @@ def scan_layer(
             yield chunk
 
     nodes: list[Node] = []
-    with stream as chunks:
-        tar = unpacked(counted(chunks), descriptor.media_type)
+    with stream as chunks, ahead(counted(chunks)) as coming:
+        tar = unpacked(coming, descriptor.media_type)
         # Of an uncompressed layer the digest, which is verified by who gives it, is the diff_id.
         plain = descriptor.media_type.endswith("tar")
         for entry in entries(tar if plain else hashed(tar)):
-            known = _known(entry, tensors, key) if files and entry.kind == "file" else None
+            wanted = entry.kind == "file" and (digests or tensors)
+            known = _known(entry, digests, tensors, key) if wanted else None
             nodes.append(Node(entry.path, entry.kind, known, entry.target))
     found = descriptor.digest if plain else Digest(diff_id.algorithm, whole.hexdigest())
     if found != diff_id:
@@ -124,7 +127,7 @@ def scan_layer(
     return Scan(tuple(nodes), count)
 
 
-def _known(entry: Entry, tensors: bool, key: str) -> Known:
+def _known(entry: Entry, digests: bool, tensors: bool, key: str) -> Known:
     content = entry.content
     head = b""
     while len(head) < _HEAD and (more := next(content, b"")):
@@ -136,7 +139,8 @@ def _known(entry: Entry, tensors: bool, key: str) -> Known:
     found: Tensors | None = None
     with _Spool(entry, key) if tensors and form == "torch" else _Nowhere() as spool:
         for chunk in _all(head, content):
-            state.update(chunk)
+            if digests:
+                state.update(chunk)
             spool.write(chunk)
             if passing is not None and problem is None:
                 try:
@@ -146,11 +150,12 @@ def _known(entry: Entry, tensors: bool, key: str) -> Known:
         try:
             if passing is not None and problem is None:
                 found = {info.name: (info, digest) for info, digest in passing.finish()}
-            elif form == "torch":
+            elif form == "torch" and tensors:
                 found = spool.tensors()
+                form = form if found is not None else ""
         except (CheckpointError, LocalResourceError) as error:
             problem = error
-    return Known(entry.size, Digest("sha256", state.hexdigest()), form, found, problem)
+    return Known(entry.size, Digest("sha256", state.hexdigest()) if digests else None, form, found, problem)
 
 
 def _all(head: bytes, content: Iterator[bytes]) -> Iterator[bytes]:
@@ -160,8 +165,8 @@ def _all(head: bytes, content: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _format(path: str, size: int, head: bytes) -> str:
-    """As ``checkpoint.opening`` tells them, from the first bytes."""
-    if head.startswith((ZIP_MAGIC, LEGACY_MAGIC)):
+    """As ``checkpoint.opening`` tells them, from the first bytes; other ZIP archives by their names."""
+    if head.startswith(LEGACY_MAGIC) or (head.startswith(ZIP_MAGIC) and not path.endswith(_ZIPS)):
         return "torch"
     length = int.from_bytes(head[:8], "little")
     if path.endswith(".safetensors") or (length <= min(MAX_HEADER, size - 8) and head[8:9] == b"{"):
@@ -193,18 +198,21 @@ class _Spool(_Nowhere):
         self._stream: IO[bytes] | None = None
 
     def __enter__(self) -> _Spool:
-        # Beside nothing else: a folder is read as a whole.
-        self._folder = tempfile.TemporaryDirectory(prefix="layerkit-verify-")
-        self._file = Path(self._folder.name, PurePosixPath(self._entry.path).name)
-        free = shutil.disk_usage(self._folder.name).free
+        try:
+            self._folder = tempfile.TemporaryDirectory(prefix="layerkit-verify-")
+            free = shutil.disk_usage(self._folder.name).free
+            # Beside nothing else: a folder is read as a whole.
+            self._file = Path(self._folder.name, PurePosixPath(self._entry.path).name)
+            self._stream = self._file.open("wb")
+        except OSError as error:
+            raise _no_place(error) from None
         if free < self._entry.size:
-            self._folder.cleanup()
+            self.__exit__()
             raise LocalResourceError(
-                f"{self._entry.path} of the image takes {self._entry.size} bytes in"
-                f" {tempfile.gettempdir()}, which has {free}",
+                f"{self._entry.path} of the image takes {self._entry.size} bytes in the folder for temporary files,"
+                f" which has {free}",
                 hint="set TMPDIR to a folder with room; safetensors are verified without a copy",
             )
-        self._stream = self._file.open("wb")
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -217,11 +225,26 @@ class _Spool(_Nowhere):
         try:
             self._stream.write(chunk)
         except OSError as error:
-            raise LocalResourceError(f"{tempfile.gettempdir()}: {error.strerror}", hint="set TMPDIR") from None
+            raise _no_place(error) from None
 
     def tensors(self) -> Tensors | None:
         assert self._stream is not None
-        self._stream.flush()
-        weights = open_weights(self._file, self._key)
+        try:
+            self._stream.flush()
+        except OSError as error:
+            raise _no_place(error) from None
+        contents = look(self._file, self._key)
+        if contents.unsafe:
+            raise CheckpointError(f"checkpoint: {contents.reason}")
+        if contents.weights is None:  # TorchScript, or no weights at all
+            return None
+        weights = contents.weights
         digests = hash_weights(weights).tensors
         return {tensor.name: (tensor.info, digests[tensor.name]) for tensor in weights.tensors}
+
+
+def _no_place(error: OSError) -> LocalResourceError:
+    return LocalResourceError(
+        f"a pickled checkpoint of the image cannot be copied to a temporary file: {error.strerror}",
+        hint="set TMPDIR to a folder with room; safetensors are verified without a copy",
+    )

@@ -45,7 +45,7 @@ class Subject:
 
     @classmethod
     def of(cls, found: Found) -> Subject:
-        """Raises ConfigurationError where the image has no such layers, or where its store gives no manifest."""
+        """Raises ConfigurationError where the image has no weights in it, or its store gives no manifest."""
         image = found.image
         if not isinstance(image, Image):
             raise ConfigurationError(
@@ -75,11 +75,14 @@ class Subject:
         own = tuple(x.index for x in seen if x.role == "checkpoint") or tuple(
             x.index for x in seen if x.role in ("code", "unknown")
         )
-        if not own:
-            raise ConfigurationError(
-                f"{found.name}: no layer with weights was found", hint="layerkit inspect says what its layers are"
-            )
-        return cls(found, image, own, False, looks)
+        if not seen:
+            raise ConfigurationError(f"{found.name}: has no layers")
+        return cls(found, image, own or tuple(x.index for x in seen), False, looks)
+
+    @property
+    def whole(self) -> Subject:
+        """The same, with weights in any of its layers."""
+        return replace(self, own=tuple(range(len(self.image.manifest.layers))))
 
     @property
     def layers(self) -> tuple[Digest, ...]:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 import layerkit.pipeline
@@ -44,7 +45,7 @@ def test_help(run: Run, command: str) -> None:
     for flag in ("-h", "--help"):
         done = run(*filter(None, [command, flag]))
         assert done.status == 0 and done.err == "" and "Usage: layerkit" in done.out
-    found = cli.commands.get(command)
+    found = cli.get_command(click.Context(cli), command)
     for parameter in found.params if found else ():
         assert all(option in done.out for option in parameter.opts if option.startswith("--"))
 
@@ -62,6 +63,7 @@ def test_check(run: Run) -> None:
         "image        registry.example/acme/resnet",
         "to builder   2 files, 36 B",
         "checkpoint   1 file, 7 B → /app/model/model.pth.tar",
+        "lock         layerkit.lock: there is none yet, build writes it",
         "ok",
     ]
     document = json.loads(run("check", "--json").out)
@@ -311,13 +313,13 @@ def test_build_asks(run: Run, asked: dict[str, Any]) -> None:
     write_project(Path())
     run("build", "-t", "v1", "--tag", "v2", "--push", "--platform", "linux/amd64,linux/arm64", "--platform",
         "linux/arm/v7", "--builder", "big", "--no-cache", "--pull", "--strict-cache", "--way", "buildkit",
-        "--layer-jobs", "3")  # fmt: skip
+        "--layer-jobs", "3", "--locked")  # fmt: skip
     asked.pop("listener")
     assert asked.pop("project").image.name == "registry.example/acme/resnet"
     assert asked == {
         "tags": ("v1", "v2"), "push": True, "output": "", "platforms": ["linux/amd64", "linux/arm64", "linux/arm/v7"],
         "builder": "big", "no_cache": True, "pull": True, "strict_cache": True, "way": "buildkit",
-        "layer_jobs": 3,
+        "layer_jobs": 3, "locked": True,
         "planned": None,
     }  # fmt: skip
 

@@ -1,0 +1,122 @@
+"""What one run is connected to: registries, the engine, its destination. Made when first needed, closed together."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .destinations import Destination
+from .engine import Engine
+from .errors import ConfigurationError
+from .oci import Platform, Reference
+from .project import Project
+from .request import Request
+from .settings import Settings
+from .state import State
+
+if TYPE_CHECKING:
+    from .registry import Client
+
+__all__ = ["Connections"]
+
+
+class Connections:
+    """Of one run. ``close`` ends them, and ``cut`` what is under way, from whatever thread."""
+
+    def __init__(self, project: Project, request: Request, settings: Settings) -> None:
+        self.project = project
+        self.request = request
+        self.settings = settings
+        self.state = State(settings.state_folder)
+
+    def close(self) -> None:
+        if "destination" in self.__dict__:
+            self.destination.close()
+        self.cut()
+        self.state.close()
+
+    def cut(self) -> None:
+        """End what is under way with any registry."""
+        for name in {"client", "base_client"} & self.__dict__.keys():
+            getattr(self, name).close()
+
+    @cached_property
+    def client(self) -> Client:
+        return self._connect()
+
+    @cached_property
+    def base_client(self) -> Client:
+        """For base images: what cannot be had soon is looked up in the local Docker, so it is not asked for long."""
+        return self._connect(retries=2)
+
+    def _connect(self, retries: int = 5) -> Client:
+        from .destinations.remembered import RememberedWays
+        from .registry import Client, Credentials
+
+        return Client(
+            credentials=Credentials(self.settings.docker_config, self.settings.environment),
+            proxies=self.settings.proxies,
+            ca_bundle=self.settings.ca_bundle,
+            retries=retries,
+            layer_limit=self.project.checkpoint.layer_limit if self.project.checkpoint else None,
+            ways=RememberedWays(self.state),
+        )
+
+    @cached_property
+    def engine(self) -> Engine:
+        name = self.request.builder or self.settings.builder or self.project.builder.name
+        return Engine(builder=name, environment=self.settings.environment)
+
+    @cached_property
+    def platforms(self) -> tuple[str, ...]:
+        wanted = tuple(self.request.platforms) or tuple(self.project.image.platforms) or (self.settings.platform,)
+        try:
+            return tuple(dict.fromkeys(str(Platform.parse(text)) for text in wanted))
+        except ValueError as error:
+            raise ConfigurationError(f"--platform: {error}") from None
+
+    @cached_property
+    def destination(self) -> Destination:
+        name = Reference.parse(self.project.image.name)
+        if self.request.push:
+            from .destinations.registry import LAYER_JOBS, RegistryDestination
+
+            repository = self.client.repository(name)
+            cache = self.project.cache.repository
+            other = self.client.repository(Reference.parse(cache)) if cache else repository
+            jobs = self.request.layer_jobs or LAYER_JOBS
+            return RegistryDestination(repository, other, self.state, layer_jobs=jobs)
+        if self.request.output:
+            from .destinations.layout import LayoutDestination
+
+            kind, _, folder = self.request.output.partition(":")
+            if kind != "oci" or not folder:
+                raise ConfigurationError(f"--output: {self.request.output!r} is not known", hint="--output oci:DIR")
+            return LayoutDestination(Path(folder), self.state)
+        from .destinations.docker import DockerDestination
+
+        if len(self.platforms) > 1:
+            raise ConfigurationError(
+                f"the local Docker takes one platform, not {len(self.platforms)}", hint="add --push or --output oci:DIR"
+            )
+        return DockerDestination(self.engine, name, self.state)
+
+    @property
+    def where(self) -> str:
+        """The destination, as people call it."""
+        return self.destination.describe()
+
+    @property
+    def host(self) -> str:
+        """Of the registry that the checkpoint's layers go to; "" where they go to none."""
+        home = self.project.cache.repository or self.project.image.name
+        return Reference.parse(home).host if self.destination.kind == "registry" else ""
+
+    @cached_property
+    def mounts_base(self) -> bool:
+        """The base is in the same registry, or in the local Docker already: its layers are not sent."""
+        if self.destination.kind == "docker":
+            return True
+        references = (Reference.parse(text) for text in (self.project.image.base, self.project.image.name))
+        return self.destination.kind == "registry" and len({reference.host for reference in references}) == 1

@@ -1,0 +1,116 @@
+"""A checkpoint on its way to the destination: read once, hashed while it is sent, in a thread beside the build."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from .checkpoint import Packer
+from .checkpoint.pack import Hashed
+from .checkpoint_inputs import CheckpointInputs
+from .destinations import Destination, Sent, Stopped
+from .errors import LayerkitError
+from .events import Listener
+from .oci import Digest
+from .state import State
+
+__all__ = ["Count", "Packed", "Task", "pack"]
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """What was sent.
+
+    Attributes:
+        packer: can read a layer again, where a registry has lost it.
+        sent: its layers, and what they cost.
+        key, content: of the checkpoint, known by now.
+        read: bytes of files.
+        checkpoint: all of it known.
+    """
+
+    packer: Packer
+    sent: Sent
+    key: str
+    content: Digest
+    read: int
+    checkpoint: CheckpointInputs
+
+
+def pack(
+    checkpoint: CheckpointInputs,
+    destination: Destination,
+    state: State,
+    listener: Listener,
+    stopped: Callable[[], bool],
+) -> Packed:
+    """Send the layers of *checkpoint* that are not there, and record them under its key.
+
+    Raises:
+        Stopped: *stopped* said so.
+        LayerkitError: its files, the hub or the destination fail.
+    """
+    checkpoint = checkpoint.fetched()
+    count = Count()
+    known = checkpoint.made.hashed() if checkpoint.made is not None else {}
+    known |= {index: Hashed(layer.known) for index, layer in enumerate(checkpoint.remote) if layer.known}
+    # Docker unpacks what it is given at once: nothing is gained there.
+    compression = "none" if destination.kind == "docker" else checkpoint.recipe.compression
+    blueprints = [replace(blueprint, compression=compression) for blueprint in checkpoint.blueprints]
+    packer = Packer(blueprints, count.add, known).start()
+    try:
+        sent = destination.send(packer, listener, stopped)
+        if checkpoint.elsewhere is None:
+            checkpoint = checkpoint.packed(packer.hashed(), state, count.add)
+    finally:
+        packer.stop()
+    key, content = checkpoint.key, checkpoint.digest
+    assert key is not None and content is not None
+    kept = destination.keep_checkpoint(
+        sent.layers, key, content, checkpoint.ownership, packer, checkpoint.weights, checkpoint.location
+    )
+    return Packed(packer, replace(sent, uploaded=sent.uploaded + kept), key, content, count.value, checkpoint)
+
+
+class Count:
+    """Bytes, added up by one thread and read by another."""
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def add(self, count: int) -> None:
+        self.value += count
+
+
+class Task:
+    """One piece of work in a thread that does not keep the process alive."""
+
+    def __init__(self, work: Callable[[], Packed]) -> None:
+        self._work = work
+        self._value: Packed | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="layerkit-checkpoint", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._value = self._work()
+        except BaseException as error:  # noqa: BLE001 - raised again where the result is asked for
+            self._error = error
+
+    def result(self) -> Packed:
+        # In short waits: a join without limit does not let Ctrl-C through on every platform.
+        while self._thread.is_alive():
+            self._thread.join(0.1)
+        if self._error is not None:
+            raise self._error
+        assert self._value is not None
+        return self._value
+
+    def join(self) -> None:
+        self._thread.join(1.0)
+        if self._error is not None and not isinstance(self._error, Stopped | LayerkitError):
+            raise self._error
