@@ -177,7 +177,7 @@ def statuses() -> str:
 
 LABELS = {
     "runtime": "the key of the image's runtime image: `REPO:runtime-<key>`",
-    "checkpoint": "the key of its checkpoint: `REPO:checkpoint-<key>`",
+    "checkpoint": "the key of its checkpoint, in it or to be mounted (`artifact`): `REPO:checkpoint-<key>`",
     "checkpoint.digest": "the digest of the weights, as `LAYERKIT_CHECKPOINT_DIGEST` has it",
     "checkpoint.weights": "the weights hash of what is in the image, where they were read as tensors",
     "checkpoint.recipe": "annotation of a manifest: how the layers were made of the files, where not as they are",

@@ -9,9 +9,32 @@ from dataclasses import dataclass
 from .checkpoint import Ownership
 from .errors import IntegrityError
 from .fingerprint import Inputs
-from .oci import MEDIA, Descriptor, Digest, Image, Index, Layer, Manifest, Platform, compose, dump, layers_image
+from .oci import (
+    CREATED,
+    MEDIA,
+    Descriptor,
+    Digest,
+    Image,
+    Index,
+    Layer,
+    Manifest,
+    Platform,
+    compose,
+    dump,
+    layers_image,
+)
 
-__all__ = ["PREFIX", "RECIPE", "SAMPLES", "WEIGHTS", "Assembled", "Runtime", "assemble", "checkpoint_image", "roles_of"]
+__all__ = [
+    "PREFIX",
+    "RECIPE",
+    "SAMPLES",
+    "WEIGHTS",
+    "Assembled",
+    "Runtime",
+    "assemble",
+    "checkpoint_image",
+    "roles_of",
+]
 
 PREFIX = "dev.layerkit."
 WEIGHTS = PREFIX + "checkpoint.weights"  # the weights hash of what is in the image
@@ -237,8 +260,15 @@ def checkpoint_image(
     ownership: Ownership,
     weights: Digest | None = None,
     location: str = "",
+    created: str = "",
 ) -> Image:
-    """The image of the checkpoint alone, as ``checkpoint-<key>`` names it. *location*: where a program finds it."""
+    """The image of the checkpoint alone, as ``checkpoint-<key>`` names it.
+
+    Args:
+        location: where a program finds it.
+        created: when it was put there (RFC 3339): ``layerkit prune`` tells the old from the new by it. It is an
+            annotation of the manifest, so that all else is the same whenever it is made.
+    """
     facts = {
         PREFIX + "checkpoint": key,
         PREFIX + "checkpoint.digest": str(content),
@@ -246,4 +276,4 @@ def checkpoint_image(
         **({PREFIX + "checkpoint.location": location} if location else {}),
         **({WEIGHTS: str(weights)} if weights is not None else {}),
     }
-    return layers_image(layers, labels=facts, annotations=facts)
+    return layers_image(layers, labels=facts, annotations=facts | ({CREATED: created} if created else {}))

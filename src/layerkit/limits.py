@@ -65,7 +65,7 @@ def check_image(
         return
     # A runtime image that is no good is said where it is used, with the way out.
     with contextlib.suppress(IntegrityError):
-        assemble(inputs, runtimes, layers, _STAND_IN if layers else None, "0" * 40 if layers else None)
+        assemble(inputs, runtimes, layers, _STAND_IN if layers else None, "0" * 40)
 
 
 def _named(blueprint: Blueprint) -> str:

@@ -71,7 +71,7 @@ MAY: dict[str, set[str]] = {
     "anatomy": {"_version", "oci", "errors", "settings", "state", "registry", "engine", "checkpoint", "lint", "units"},
     "verification": {"oci", "errors", "events", "settings", "checkpoint", "anatomy"},
     "running": set(),
-    "pruning": {"oci", "errors", "settings", "project", "registry", "assemble", "destinations"},
+    "pruning": {"oci", "errors", "events", "settings", "project", "registry", "assemble", "destinations"},
     "launch": {"checkpoint_inputs", "oci", "errors", "state", "project", "request", "destinations", "running"},
     "containers": {"errors", "engine"},
     "testing": {"oci", "errors", "registry"},

@@ -200,3 +200,6 @@ def test_checkpoint_image() -> None:
     }
     assert made.config.labels == made.manifest.annotations == facts
     assert len(made.manifest.raw) < 4096
+    dated = checkpoint_image(WEIGHTS, KEY, CONTENT, Ownership("/app/model/"), created="2026-11-23T00:00:00Z")
+    assert dated.manifest.annotations == {**facts, "org.opencontainers.image.created": "2026-11-23T00:00:00Z"}
+    assert dated.config == made.config, "all else is the same whenever it is made"

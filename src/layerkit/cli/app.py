@@ -19,7 +19,7 @@ from . import completion
 if TYPE_CHECKING:
     from ..project import Project
 
-__all__ = ["Terminated", "cli", "json_errors", "load_project", "main", "project_options"]
+__all__ = ["Terminated", "cli", "error_document", "json_errors", "load_project", "main", "project_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -82,14 +82,20 @@ def json_errors(wanted: bool) -> Iterator[None]:
         yield
     except LayerkitError as error:
         if wanted:
-            document = {
-                "kind": type(error).__name__,
-                "message": error.message,
-                "hint": error.hint,
-                "exit_status": error.exit_status,
-            }
-            print(json.dumps({"schema_version": 1, "error": document}, indent=2))
+            print(json.dumps({"schema_version": 1, **error_document(error)}, indent=2))
         raise
+
+
+def error_document(error: LayerkitError) -> dict[str, Any]:
+    """What ``--json`` says of a failure."""
+    return {
+        "error": {
+            "kind": type(error).__name__,
+            "message": error.message,
+            "hint": error.hint,
+            "exit_status": error.exit_status,
+        }
+    }
 
 
 def project_options(command: F) -> F:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 
-from ..assemble import Assembled, Runtime, checkpoint_image
+from ..assemble import PREFIX, Assembled, Runtime, checkpoint_image
 from ..checkpoint import Blueprint, Ownership, Packer
 from ..checkpoint.elsewhere import RemoteBlueprint
 from ..engine import BakeResult
-from ..errors import ConflictError, IntegrityError
+from ..errors import ConflictError, IntegrityError, RefusedError
 from ..events import Listener
-from ..oci import MEDIA, Config, Descriptor, Digest, Image, Index, Layer, Manifest, Platform
+from ..oci import CREATED, MEDIA, Config, Descriptor, Digest, Image, Index, Layer, Manifest, Platform
 from ..planner import Present
 from ..registry import Content, MissingBlobsError, Repository
 from ..runtime.placeholder import may_be_placeholder, placeholder_place
@@ -49,6 +50,7 @@ class RegistryDestination:
         self.name = repository.name
         self._insecure = insecure
         self._layer_jobs = max(layer_jobs, 1)
+        self._checkpoints: dict[str, Manifest] = {}  # by key: found there, or put there
 
     def describe(self) -> str:
         return f"registry {self.name}"
@@ -177,19 +179,20 @@ class RegistryDestination:
             image = Image(manifest, Config.parse(self.cache.blob(manifest.config)))
         except _HURT:
             return None
+        self._checkpoints[key] = manifest
         rows = zip(manifest.layers, image.config.diff_ids, image.created_by, strict=True)
         return tuple(Layer(descriptor, diff_id, made) for descriptor, diff_id, made in rows)
 
     # ------------------------------------------------------------------------------------------------- BuildKit's part
 
     def output(self, key: str) -> Output:
-        return self._pushed([f"{self.cache.name}:{runtime_tag(key)}"])
+        return self._pushed([f"{self.cache.name}:{runtime_tag(key)}"], f"annotation.{CREATED}={_now()}")
 
     def finished(self, tags: Sequence[str]) -> Output:
         return self._pushed([f"{self.name}:{tag}" for tag in tags])
 
-    def _pushed(self, names: Sequence[str]) -> Output:
-        attributes = ["type=image", "push=true", "oci-mediatypes=true"]
+    def _pushed(self, names: Sequence[str], *more: str) -> Output:
+        attributes = ["type=image", "push=true", "oci-mediatypes=true", *more]
         attributes += ["registry.insecure=true"] if self._insecure else []
         return Output(tuple(names), (",".join(attributes),))
 
@@ -229,10 +232,29 @@ class RegistryDestination:
         weights: Digest | None = None,
         location: str = "",
     ) -> int:
-        image = checkpoint_image(layers, key, content, ownership, weights, location)
+        image = checkpoint_image(layers, key, content, ownership, weights, location, _now())
         sent = self._put_config(self.cache, image)
-        self._put_manifest(self.cache, image.manifest, checkpoint_tag(key), _contents([image], packer))
+        if self._has_checkpoint(image, key):
+            return sent
+        try:
+            self._put_manifest(self.cache, image.manifest, checkpoint_tag(key), _contents([image], packer))
+            self._checkpoints[key] = image.manifest
+        except RefusedError:
+            # Where tags are immutable another build may have been first.
+            if not self._has_checkpoint(image, key):
+                raise
         return sent + len(image.manifest.raw)
+
+    def _has_checkpoint(self, image: Image, key: str) -> bool:
+        """Whether *image* is there, the same but for its date. Put there again it would leave a manifest without a tag,
+        which keeps the layers where a registry's garbage collection is not told otherwise."""
+        ours = image.manifest
+        with contextlib.suppress(IntegrityError):  # what is damaged is put there anew
+            there = self.cache.manifest(checkpoint_tag(key))
+            if isinstance(there, Manifest) and (there.config, there.layers) == (ours.config, ours.layers):
+                self._checkpoints[key] = there
+                return True
+        return False
 
     # ------------------------------------------------------------------------------------------------- the image
 
@@ -274,11 +296,23 @@ class RegistryDestination:
                     f" after {assembled.digest.short} was put there",
                     hint="somebody else may push the same tag; build again",
                 )
+        self._restore_checkpoint(assembled, contents)
         self.state.put("registry-last", self.name, str(assembled.digest))
         return Published(assembled.digest, uploaded)
 
     def close(self) -> None:
         pass
+
+    def _restore_checkpoint(self, assembled: Assembled, contents: Mapping[Digest, Content]) -> None:
+        """The checkpoint image that is to be mounted: a ``layerkit prune`` may have deleted it meanwhile.
+
+        Before our tag was there it looked unused; a later one sees the tag (pruning/sweep.py looks again in the end).
+        """
+        for image in assembled.images.values():
+            manifest = self._checkpoints.get(key := image.config.labels.get(PREFIX + "checkpoint", ""))
+            mounted = image.config.labels.get(PREFIX + "placement") == "artifact"
+            if mounted and manifest is not None and self.cache.resolve(checkpoint_tag(key)) is None:
+                self._put_manifest(self.cache, manifest, checkpoint_tag(key), contents)
 
     def _bring(self, layers: Sequence[Descriptor]) -> None:
         """Layers of the cache repository into the image's own: mounted, or copied where nothing can be mounted."""
@@ -312,6 +346,10 @@ class RegistryDestination:
             return 0
         repository.put_blob(raw, anew=True)
         return len(raw)
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _contents(images: Iterable[Image], packer: Packer | None) -> dict[Digest, Content]:

@@ -1,6 +1,6 @@
 """Images as immutable values, by the OCI image specification. Pure: nothing here reads, writes or connects."""
 
-from .compose import Layer, compose, layers_image
+from .compose import CREATED, Layer, compose, layers_image
 from .descriptor import MEDIA, Descriptor, Platform, as_oci
 from .digest import Digest
 from .image import Config, Image
@@ -8,6 +8,7 @@ from .manifest import MAX_LAYERS, MAX_MANIFEST_SIZE, Index, Manifest, dump, pars
 from .reference import Reference
 
 __all__ = [
+    "CREATED",
     "MAX_LAYERS",
     "MAX_MANIFEST_SIZE",
     "MEDIA",

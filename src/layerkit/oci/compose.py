@@ -12,7 +12,9 @@ from .digest import Digest
 from .image import Config, Image
 from .manifest import Manifest, dump
 
-__all__ = ["Layer", "compose", "layers_image"]
+__all__ = ["CREATED", "Layer", "compose", "layers_image"]
+
+CREATED = "org.opencontainers.image.created"  # image-spec, annotations.md
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,8 @@ def compose(
 
     Descriptor, diff_id and history entry of the placeholder are replaced together, so that the three
     lists stay parallel (image-spec, ``config.md``: non-empty history entries, diff_ids and layers are in
-    the same order). Docker media types become their OCI equivalents: a manifest must not mix families.
+    the same order). When the runtime image was put where it is (an annotation) is no part of the new one: that is
+    the same whenever it is made. Docker media types become their OCI equivalents: a manifest must not mix families.
 
     Args:
         runtime: the image that BuildKit built; it is not changed.
@@ -67,7 +70,8 @@ def compose(
             replace(d, annotations={**d.annotations, "dev.layerkit.role": role})
             for d, role in zip(descriptors, roles, strict=True)
         ]
-    manifest = Manifest.create(config.descriptor, descriptors, {**runtime.manifest.annotations, **(annotations or {})})
+    kept = {name: value for name, value in runtime.manifest.annotations.items() if name != CREATED}
+    manifest = Manifest.create(config.descriptor, descriptors, {**kept, **(annotations or {})})
     return Image(manifest, config)
 
 

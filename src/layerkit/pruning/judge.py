@@ -5,15 +5,16 @@ What is not known is kept: an image that may use any checkpoint keeps all of the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from ..oci import Digest
 
-__all__ = ["KINDS", "Live", "Policy", "Stored", "Verdict", "freed", "judge", "kind_of"]
+__all__ = ["GUARD", "KINDS", "Live", "Policy", "Stored", "Verdict", "freed", "judge", "kind_of"]
 
 KINDS = ("runtime", "checkpoint")
+GUARD = timedelta(hours=1)  # a build that runs now may be about to use it, whatever the policy
 _KEY = frozenset("0123456789abcdef")
 _KEY_LENGTH = 40  # hex digits: Inputs.runtime_key, checkpoint_key
 
@@ -29,13 +30,15 @@ class Stored:
     """A runtime or checkpoint image.
 
     Attributes:
+        repository: ``host/repository``.
         tag: as in ``runtime-<key>``.
         digest: of the manifest or index that it names.
-        created: when it was built; None where it does not say so.
+        created: when it was built, or put there; None where it does not say so.
         manifests: of it and everything below it.
         blobs: digest -> size in bytes.
     """
 
+    repository: str
     tag: str
     digest: Digest
     created: datetime | None
@@ -46,6 +49,10 @@ class Stored:
     def kind(self) -> str:
         return kind_of(self.tag)
 
+    @property
+    def name(self) -> str:
+        return f"{self.repository}:{self.tag}"
+
 
 @dataclass(frozen=True, slots=True)
 class Live:
@@ -53,17 +60,26 @@ class Live:
 
     Attributes:
         name: ``host/repository:tag``.
-        uses: tags of runtime and checkpoint images that it was made of, or mounts.
-        any_checkpoint: it mounts one, and does not say which.
+        uses: tags of runtime and checkpoint images that it was made of, or mounts, in whichever repository.
+        may_use: kinds of which it may use any image: it does not say which.
+        why, detail: it may, in words that go on after its name; and what there is more to say of that.
+        unreadable: it could not be read; its digest is None where not even that is known.
         manifests, blobs: as with Stored.
     """
 
     name: str
-    digest: Digest
-    uses: frozenset[str]
-    any_checkpoint: bool
-    manifests: frozenset[Digest]
-    blobs: Mapping[Digest, int]
+    digest: Digest | None
+    uses: frozenset[str] = frozenset()
+    may_use: frozenset[str] = frozenset()
+    why: str = ""
+    detail: str = ""
+    unreadable: bool = False
+    manifests: frozenset[Digest] = frozenset()
+    blobs: Mapping[Digest, int] = field(default_factory=dict)
+
+    @property
+    def tag(self) -> str:
+        return self.name.rpartition(":")[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +87,9 @@ class Policy:
     """What is stale of what nothing uses.
 
     Attributes:
-        keep: that many of each kind stay, the newest.
-        days: younger ones stay: a build that runs now may be about to use them, and a rollback is quick with them.
-        undated: those without a date are stale too. Checkpoint images have none: they are the same whenever built.
+        keep: that many of each kind stay in each repository, the newest.
+        days: younger ones stay: a rollback is quick with them.
+        undated: those without a date are stale too; they count as the oldest.
     """
 
     keep: int = 0
@@ -91,42 +107,55 @@ class Verdict:
 
 
 def judge(stored: Sequence[Stored], live: Sequence[Live], policy: Policy, now: datetime) -> tuple[Verdict, ...]:
-    """A verdict for each of *stored*: runtime images before checkpoint images, the newest first."""
+    """A verdict for each of *stored*: by repository, runtime images before checkpoint images, the newest first."""
     users: dict[str, list[str]] = {}
-    for one in live:
-        for tag in one.uses:
-            users.setdefault(tag, []).append(one.name.rpartition(":")[2])
-    unclear = [one.name for one in live if one.any_checkpoint]
+    holders: dict[Digest, list[str]] = {}
+    for user in live:
+        for tag in user.uses:
+            users.setdefault(tag, []).append(user.tag)
+        for digest in user.manifests:
+            holders.setdefault(digest, []).append(user.tag)
     verdicts: list[Verdict] = []
-    for kind in KINDS:
-        ours = [image for image in stored if image.kind == kind]
-        dated = sorted((i for i in ours if i.created), key=lambda i: (i.created or now, i.tag), reverse=True)
-        unused = 0
-        for image in (*dated, *sorted((i for i in ours if not i.created), key=lambda i: i.tag)):
-            reason = ""
-            if image.tag in users:
-                reason = f"used by {_some(users[image.tag])}"
-            elif kind == "checkpoint" and unclear:
-                reason = f"{unclear[0]} mounts a checkpoint and does not say which"
-            elif image.created is None:
-                reason = "" if policy.undated else "has no date (--undated)"
-            else:
-                unused += 1
-                if unused <= policy.keep:
-                    reason = f"one of the {policy.keep} newest"
-                elif now - image.created < timedelta(days=policy.days):
-                    reason = f"younger than {policy.days:g} days"
-            verdicts.append(Verdict(image, not reason, reason or "nothing uses it"))
+    for repository in sorted({image.repository for image in stored}):
+        for kind in KINDS:
+            unclear = next((user for user in live if kind in user.may_use), None)
+            spared = 0  # of --keep
+            for image in _newest_first(i for i in stored if i.repository == repository and i.kind == kind):
+                if found := users.get(image.tag):
+                    reason = f"used by {_some(found)}"
+                elif found := holders.get(image.digest):
+                    reason = f"the same as {_some(found)}"
+                elif unclear is not None:
+                    reason = f"{unclear.tag} {unclear.why}"
+                elif spared < policy.keep:
+                    spared += 1
+                    reason = f"among the newest that nothing uses (--keep {policy.keep})"
+                elif image.created is None:
+                    reason = "" if policy.undated else "does not say when it was made (--undated)"
+                else:
+                    reason = _too_young(now - image.created, policy)
+                verdicts.append(Verdict(image, not reason, reason or "nothing uses it"))
     return tuple(verdicts)
 
 
+def _newest_first(images: Iterable[Stored]) -> list[Stored]:
+    """Those without a date last: they are from before there were dates."""
+    return sorted(images, key=lambda i: (i.created is None, -i.created.timestamp() if i.created else 0.0, i.tag))
+
+
+def _too_young(age: timedelta, policy: Policy) -> str:
+    if policy.days and age < timedelta(days=policy.days):
+        return f"younger than {policy.days:g} day{'s'[: policy.days != 1]}"
+    return f"younger than {GUARD.total_seconds() / 60:g} minutes: a build may be at it" if age < GUARD else ""
+
+
 def _some(names: Sequence[str]) -> str:
-    first = sorted(names)[:3]
-    return ", ".join(first) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    first = sorted(set(names))
+    return ", ".join(first[:3]) + (f" and {len(first) - 3} more" if len(first) > 3 else "")
 
 
 def freed(verdicts: Sequence[Verdict], live: Sequence[Live]) -> int:
-    """Bytes of blobs that of all tagged images only stale ones name: free once the registry collects its garbage."""
+    """Bytes of blobs that only stale images name: at most that much goes when the registry collects its garbage."""
     kept: set[Digest] = set()
     for image in live:
         kept |= image.blobs.keys()

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from typing import TypeVar
 
 from ..assemble import PREFIX
 from ..destinations.base import checkpoint_tag, runtime_tag
 from ..destinations.registry import CACHE_TAG
 from ..errors import ConfigurationError, IntegrityError, LayerkitError
-from ..oci import MEDIA, Config, Descriptor, Digest, Index, Manifest, Reference
-from ..project import Project
-from ..registry import Client, Credentials, Repository
-from ..settings import Settings
-from .judge import Live, Stored, kind_of
+from ..events import Listener, Note, silent
+from ..oci import CREATED, MEDIA, Config, Digest, Index, Manifest
+from ..registry import Repository
+from .judge import KINDS, Live, Stored, kind_of
 
-__all__ = ["Found", "Survey", "survey_of"]
+__all__ = ["Found", "Survey"]
 
 _JOBS = 8  # requests at a time
 _DEPTH = 4  # indexes in indexes
+_MANY = 200  # tags: reading them is worth a line
 # Dates before are of reproducible builds (SOURCE_DATE_EPOCH=0 and what ZIP can express): they say nothing of an age.
 _FIRST_DATE = datetime(1981, 1, 1, tzinfo=UTC)
 T = TypeVar("T")
@@ -32,150 +32,187 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One look. ``stored``: in the cache's repository; ``live``: there and in the others."""
+    """One look. ``stored``: runtime and checkpoint images; ``live``: all other tags; ``empty``: names of repositories
+    without any tag."""
 
     stored: tuple[Stored, ...]
     live: tuple[Live, ...]
+    empty: tuple[str, ...] = ()
 
 
 @dataclass
 class _Content:
-    """What a manifest or index and all below it name."""
+    """What a manifest or index, and all below it, name. ``manifests``: itself first; ``subjects``: what they are of."""
 
-    manifests: set[Digest] = field(default_factory=set)
+    manifests: dict[Digest, Manifest | Index] = field(default_factory=dict)
+    subjects: set[Digest] = field(default_factory=set)
     blobs: dict[Digest, int] = field(default_factory=dict)
-    facts: list[Mapping[str, str]] = field(default_factory=list)  # labels and annotations, of each image
+    uses: set[str] = field(default_factory=set)
+    may_use: set[str] = field(default_factory=set)
+    why: str = ""
+    detail: str = ""
     created: datetime | None = None
+    broken: bool = False
 
 
 class Survey:
     """Looks at repositories; what it has read once, by digest, it does not read again.
 
     Args:
-        cache: the repository that has the runtime and checkpoint images.
-        others: further ones whose images use them.
+        repositories: those of the images, and those that keep their runtime and checkpoint images.
+        unrelated: tags, or patterns of tags (``*``, ``?``), of images that use no more than they say.
+        listener: is told of what takes long.
     """
 
-    def __init__(self, cache: Repository, others: Sequence[Repository] = ()) -> None:
-        self.cache = cache
-        self._repositories = list({found.name: found for found in (*others, cache)}.values())
+    def __init__(
+        self, repositories: Sequence[Repository], *, unrelated: Sequence[str] = (), listener: Listener = silent
+    ) -> None:
+        self.repositories: Mapping[str, Repository] = {repository.name: repository for repository in repositories}
+        self._unrelated = tuple(unrelated)
+        self._listener = listener
         self._read: dict[tuple[str, Digest], _Content] = {}
+        self._told = False
 
     def look(self) -> Found:
         """All tags, as they are now.
 
         Raises:
             ConfigurationError: there is not one image: most likely a name is wrong.
-            IntegrityError: a tag cannot be read, so that nobody knows what it uses.
             LayerkitError: as the registry's answers have it.
         """
-        tags = [(repository, tag) for repository in self._repositories for tag in repository.tags()]
-        named = zip(tags, _each(lambda pair: pair[0].resolve(pair[1]), tags), strict=True)
-        there = [(repository, tag, found) for (repository, tag), found in named if found is not None]
-        contents = _each(lambda row: self._content(*row), there)
+        listed = {repository.name: repository.tags() for repository in self.repositories.values()}
+        tags = [(self.repositories[name], tag) for name, found in listed.items() for tag in found]
+        if len(tags) > _MANY and not self._told:
+            self._told = True
+            self._listener(Note(f"reading {len(tags)} tags"))
         stored: list[Stored] = []
         live: list[Live] = []
-        for (repository, tag, descriptor), content in zip(there, contents, strict=True):
-            parts = (frozenset(content.manifests), content.blobs)
-            if repository is self.cache and kind_of(tag):
-                stored.append(Stored(tag, descriptor.digest, content.created, *parts))
-            else:
-                uses, unclear = _uses(content.facts)
-                live.append(Live(f"{repository.name}:{tag}", descriptor.digest, uses, unclear, *parts))
-        if stored and not any(not image.name.endswith(f":{CACHE_TAG}") for image in live):
-            raise ConfigurationError(
-                f"prune: {', '.join(r.name for r in self._repositories)}: no image is tagged there, so nothing says"
-                " what is in use",
-                hint="is image.name right? if nothing there is needed any more, delete the repository",
+        named = _each(lambda pair: _resolved(*pair), tags)
+        contents = self._contents(
+            {(repository.name, digest) for (repository, _), digest in zip(tags, named, strict=True)
+             if isinstance(digest, Digest)}
+        )  # fmt: skip
+        for (repository, tag), answer in zip(tags, named, strict=True):
+            if answer is None:  # gone meanwhile; or it names nothing, and nobody can pull it
+                continue
+            digest = answer if isinstance(answer, Digest) else None
+            content = contents[repository.name, answer] if isinstance(answer, Digest) else _unreadable(answer)
+            manifests, blobs = frozenset({*content.manifests, *((digest,) if digest else ())}), content.blobs
+            if kind_of(tag):
+                if digest is not None:
+                    stored.append(Stored(repository.name, tag, digest, content.created, manifests, blobs))
+                continue
+            unrelated = tag == CACHE_TAG or any(fnmatchcase(tag, pattern) for pattern in self._unrelated)
+            live.append(
+                Live(
+                    f"{repository.name}:{tag}",
+                    digest,
+                    frozenset(content.uses),
+                    frozenset() if unrelated else frozenset(content.may_use),
+                    content.why,
+                    content.detail,
+                    content.broken and not unrelated,
+                    manifests | content.subjects,
+                    blobs,
+                )
             )
-        return Found(tuple(stored), tuple(live))
+        if stored and all(image.tag == CACHE_TAG for image in live):
+            raise ConfigurationError(
+                f"prune: {', '.join(self.repositories)}: no image is tagged there, so nothing says what is in use",
+                hint="name the repositories of the images too; if nothing is needed any more, delete the repository",
+            )
+        return Found(tuple(stored), tuple(live), tuple(name for name, found in listed.items() if not found))
 
-    def _content(self, repository: Repository, tag: str, descriptor: Descriptor) -> _Content:
-        key = (repository.name, descriptor.digest)
-        if key not in self._read:
-            content = _Content()
-            try:
-                self._walk(repository, descriptor.digest, content, _DEPTH)
-            except IntegrityError as error:
-                if tag == CACHE_TAG:  # BuildKit's: it uses nothing of ours, and is not deleted
-                    return _Content({descriptor.digest})
-                raise IntegrityError(
-                    f"prune: the tag {tag!r} of {repository.name} cannot be read, so nobody knows what it uses;"
-                    f" nothing was deleted: {error.message}",
-                    hint="push it again, or delete that tag",
-                ) from None
+    def manifests(self, stored: Stored) -> tuple[Manifest | Index, ...]:
+        """What *stored* was when it was read, itself first; nothing where it could not be."""
+        content = self._read.get((stored.repository, stored.digest))
+        return tuple(content.manifests.values()) if content is not None else ()
+
+    def _contents(self, keys: Set[tuple[str, Digest]]) -> Mapping[tuple[str, Digest], _Content]:
+        """What each manifest (repository, digest) and all below it name."""
+        wanted = sorted(keys - self._read.keys())
+        for key, content in zip(wanted, _each(self._content, wanted), strict=True):
             self._read[key] = content
-        return self._read[key]
+        found = {key: self._read[key] for key in keys}
+        for key in [key for key, content in found.items() if content.broken]:
+            del self._read[key]  # it may be mended by the next look
+        return found
+
+    def _content(self, key: tuple[str, Digest]) -> _Content:
+        content = _Content()
+        try:
+            self._walk(self.repositories[key[0]], key[1], content, _DEPTH)
+        except LayerkitError as error:
+            if error.exit_status not in (6, 8):  # what the registry will not, or cannot now, says nothing of it
+                raise
+            return _unreadable(error)
+        return content
 
     def _walk(self, repository: Repository, digest: Digest, content: _Content, depth: int) -> None:
         if digest in content.manifests:
             return
-        top = repository.manifest(digest)
-        if top is None:
+        found = repository.manifest(digest)
+        if found is None:
             raise IntegrityError(f"the manifest {digest.short} is not there")
-        content.manifests.add(digest)
-        content.facts.append(top.annotations)
+        content.manifests[digest] = found
         # What says that it belongs to another manifest (signatures, SBOMs) keeps that one.
-        subject = json.loads(top.raw).get("subject")
+        subject = json.loads(found.raw).get("subject")
         if isinstance(subject, dict) and subject.get("digest"):
-            content.manifests.add(Digest.parse(str(subject["digest"])))
-        if isinstance(top, Index):
-            if depth == 0:
-                raise IntegrityError(f"indexes in indexes, more than {_DEPTH} deep")
-            for child in top.manifests:
-                if child.media_type in (*MEDIA.MANIFESTS, *MEDIA.INDEXES):
-                    self._walk(repository, child.digest, content, depth - 1)
-                else:  # the older form of BuildKit's cache: its "manifests" are blobs
-                    content.blobs[child.digest] = child.size
+            content.subjects.add(Digest.parse(str(subject["digest"])))
+        if isinstance(found, Manifest):
+            self._image(repository, found, content)
             return
-        content.blobs |= {blob.digest: blob.size for blob in (top.config, *top.layers)}
-        if top.config.media_type in (MEDIA.CONFIG, MEDIA.DOCKER_CONFIG):
-            self._configuration(repository, top, content)
+        if depth == 0:
+            raise IntegrityError(f"indexes in indexes, more than {_DEPTH} deep")
+        _note_uses(found.annotations, content)
+        for child in found.manifests:
+            if child.media_type in (*MEDIA.MANIFESTS, *MEDIA.INDEXES):
+                self._walk(repository, child.digest, content, depth - 1)
+            else:  # the older form of BuildKit's cache: its "manifests" are blobs
+                content.blobs[child.digest] = child.size
 
-    def _configuration(self, repository: Repository, manifest: Manifest, content: _Content) -> None:
-        try:
+    def _image(self, repository: Repository, manifest: Manifest, content: _Content) -> None:
+        content.blobs |= {blob.digest: blob.size for blob in (manifest.config, *manifest.layers)}
+        facts, date = manifest.annotations, manifest.annotations.get(CREATED)
+        runs = False  # rather than a signature, an attestation, a chart or BuildKit's cache
+        if manifest.config.media_type in (MEDIA.CONFIG, MEDIA.DOCKER_CONFIG):
             config = Config.parse(repository.blob(manifest.config), manifest.config.media_type)
-        except LayerkitError as error:
-            if error.exit_status in (6, 8):  # not there, not whole, or no configuration
-                raise IntegrityError(error.message) from None
-            raise
-        content.facts.append(config.labels)
-        created = _date(config.document.get("created"))
+            facts = {**config.labels, **facts}
+            date = date or config.document.get("created")
+            runs = any(".tar" in layer.media_type for layer in manifest.layers)
+        created = _date(date)
         if created is not None and (content.created is None or created > content.created):
             content.created = created
+        _note_uses(facts, content)
+        if facts.get(PREFIX + "checkpoint"):
+            return
+        if facts.get(PREFIX + "placement") == "artifact":
+            content.may_use.add("checkpoint")
+            content.why = "mounts a checkpoint image, and does not say which"
+        elif runs and not any(name.startswith(PREFIX) for name in facts):
+            content.may_use.add("checkpoint")
+            content.why = "is not of layerkit, and may mount a checkpoint image"
 
 
-@contextmanager
-def survey_of(project: Project, others: Sequence[str], settings: Settings) -> Iterator[Survey]:
-    """Of the repositories of *project*: its cache's, its image's, and the *others* that are named to it.
-
-    Raises:
-        ConfigurationError: a name is no repository's.
-    """
-    home = Reference.parse(project.image.name)
-    cache = Reference.parse(project.cache.repository) if project.cache.repository else home
-    with Client(
-        credentials=Credentials(settings.docker_config, settings.environment),
-        proxies=settings.proxies,
-        ca_bundle=settings.ca_bundle,
-    ) as client:
-        yield Survey(
-            client.repository(cache), [client.repository(name) for name in (home, *map(Reference.parse, others))]
-        )
+def _note_uses(facts: Mapping[str, str], content: _Content) -> None:
+    """Tags of runtime and checkpoint images that labels or annotations speak of."""
+    if key := facts.get(PREFIX + "runtime"):
+        content.uses.add(runtime_tag(key))
+    if key := facts.get(PREFIX + "checkpoint"):
+        content.uses.add(checkpoint_tag(key))
 
 
-def _uses(facts: Iterable[Mapping[str, str]]) -> tuple[frozenset[str], bool]:
-    """Tags of runtime and checkpoint images that labels and annotations speak of; and whether one stays unsaid."""
-    uses: set[str] = set()
-    mounts = says = False
-    for known in facts:
-        if key := known.get(PREFIX + "runtime"):
-            uses.add(runtime_tag(key))
-        if key := known.get(PREFIX + "checkpoint"):
-            uses.add(checkpoint_tag(key))
-            says = True
-        mounts |= known.get(PREFIX + "placement") == "artifact"
-    return frozenset(uses), mounts and not says
+def _resolved(repository: Repository, tag: str) -> Digest | IntegrityError | None:
+    """The digest that *tag* names; the error where that is no manifest, or a form of one that we do not know."""
+    try:
+        descriptor = repository.resolve(tag)
+    except IntegrityError as error:
+        return error
+    return descriptor.digest if descriptor else None
+
+
+def _unreadable(error: LayerkitError) -> _Content:
+    return _Content(may_use=set(KINDS), why="cannot be read, and may use it", detail=error.message, broken=True)
 
 
 def _date(text: object) -> datetime | None:

@@ -610,7 +610,10 @@ def _total(content_range: str) -> int | None:
 
 def _no_deleting(answer: Answer) -> str:
     if answer.status in (400, 405):
-        return "the registry does not allow deleting: allow it there, or use its own clean-up rules"
+        return (
+            "the registry does not allow deleting: allow it there (docker-registry:"
+            " REGISTRY_STORAGE_DELETE_ENABLED=true), or use clean-up rules of its own"
+        )
     return "these credentials do not cover it: ask for the right to delete" if answer.status == 403 else ""
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layerkit.errors import IntegrityError, RefusedError
-from layerkit.oci import MEDIA, Config, Image, Layer, Manifest, compose, dump, layers_image
+from layerkit.oci import CREATED, MEDIA, Config, Image, Layer, Manifest, compose, dump, layers_image
 from unit.support import image, layer
 
 NAMES = ["base", "dependencies", "placeholder", "code"]
@@ -123,3 +123,11 @@ def test_layers_image() -> None:
     assert made == layers_image(layers, labels={"a": "1", "b": "2"}, annotations={"x": "y"})
     assert made.created_by == ("a", "b") and made.manifest.annotations == {"x": "y"}
     assert [d.digest for d in made.manifest.layers] == [item.descriptor.digest for item in layers]
+
+
+def test_when_the_runtime_image_was_put_there() -> None:
+    """The date of the push is no part of the new image; other annotations are."""
+    dated = image([layer(name) for name in NAMES], annotations={CREATED: "2026-11-23T00:00:00Z", "theirs": "kept"})
+    made = compose(dated, None, ())
+    assert made.manifest.annotations == {"theirs": "kept"}
+    assert dated.manifest.annotations[CREATED]
