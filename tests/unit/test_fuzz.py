@@ -156,6 +156,12 @@ def test_dockerignore(text: str, path: str) -> None:
         assert matcher.prunes(path) in (True, False)
 
 
+def test_dockerignore_takes_no_exponential_time() -> None:
+    """Patterns that make a backtracking matcher hang are answered at once (ends by pytest's time limit if not)."""
+    for pattern in ("*a" * 40 + "b", "**/" * 40 + "b", "[a-z]*" * 40 + "0", "**a**a**a**a**a**a**a**a**a**a*b"):
+        assert not Matcher.of(pattern).excludes("a" * 300 + "/" + "a" * 300)
+
+
 keys = st.sampled_from([
     "image", "name", "base", "dockerfile", "platforms", "command", "env", "labels", "checkpoint", "path",
     "target", "chown", "chmod", "placement", "compression", "layer_limit", "code", "include", "exclude",
