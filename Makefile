@@ -7,7 +7,10 @@ PYTEST := .venv/bin/python -m pytest
 WITH_ENGINE := tools/setup --engine; eval "$$(tools/engine env)"
 export PYTHON
 
-.PHONY: help demo test check lint docs bench setup engine-down clean
+SOAK_MINUTES ?= 30
+export SOAK_MINUTES
+
+.PHONY: help demo test soak check lint docs bench setup engine-down clean
 
 help:  ## This list.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -17,6 +20,9 @@ demo:  ## Train, build, retrain, build, edit, build: the main job on the digits 
 
 test:  ## Every test, those on a real BuildKit and registry included.
 	@$(WITH_ENGINE); $(PYTEST) $(ARGS)
+
+soak: setup  ## State machine, crash matrix and fuzzers with random seeds: make soak SOAK_MINUTES=30.
+	@.venv/bin/python tools/soak.py $(ARGS)
 
 check: lint  ## Lint, types and the unit tests, on two cores; under 90 s.
 	@$(PYTEST) -q -n 2 -m "not engine and not torch and not browser" tests/unit tests/golden tests/typing $(ARGS)

@@ -252,9 +252,10 @@ def script(world: World, kind: str, skip: int, place: str, after: int) -> dict[s
         return {**where, "action": "lost"}
     if kind == "wrong Location":
         bad = ("http://10.0.0.1/v2/x", "https://[::", "file:///etc/passwd", "/v2/team/model/blobs/uploads/none", "")
-        return {**where, "method": "POST", "path": "uploads", "status": 202, "headers": {"Location": bad[after % 5]}}
+        where |= {"method": "POST", "path": "uploads", "skip": 0}
+        return {**where, "status": 202, "headers": {"Location": bad[after % 5]}}
     if kind == "said done, not done":
-        return {**where, "method": "PUT", "status": 201}
+        return {**where, "method": "PUT", "path": path if method == "PUT" else "uploads", "status": 201}
     headers = {"Retry-After": "0"} if kind in ("429", "503") else {}
     return {**where, "status": int(kind), "headers": headers, "after_bytes": after if after % 2 else 0}
 

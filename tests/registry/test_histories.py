@@ -35,7 +35,12 @@ KINDS = [
 EXPECTED = {5, 6, 7, 8, 9, 11}
 scripts = st.lists(
     st.tuples(
-        st.sampled_from(KINDS), st.integers(0, 6), st.sampled_from(PLACES), st.integers(0, SIZE), st.integers(1, 3)
+        # By remainders: sampled_from alone was seen to leave kinds out for hundreds of histories.
+        st.integers(0, 10_000).map(lambda n: KINDS[n % len(KINDS)]),
+        st.integers(0, 3),
+        st.integers(0, 10_000).map(lambda n: PLACES[n % len(PLACES)]),
+        st.integers(0, SIZE),
+        st.integers(1, 3),
     ),
     min_size=1,
     max_size=4,
@@ -250,10 +255,11 @@ def world(tmp_path: Path) -> Iterator[World]:
 def test_any_history_ends_well(world: World) -> None:
     """FAULTS 1-6, 11-14, 23, 24, 26, 32, 39, 40: whatever happened in whatever order, nothing is lost or torn."""
     Histories.world = world
+    FIGURES.clear()
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         Histories,
         settings=settings(
-            max_examples=100 if LONG else 10,
+            max_examples=40 if LONG else 10,
             stateful_step_count=20 if LONG else 10,
             deadline=None,
             derandomize=not LONG,

@@ -11,6 +11,7 @@ decide what ``docker buildx build`` sends (both were seen with Docker 28.5.2):
 
 from __future__ import annotations
 
+import functools
 import posixpath
 import re
 from collections.abc import Sequence
@@ -50,6 +51,11 @@ def _clean(path: str) -> str:
     return "/" + cleaned.lstrip("/") if cleaned.startswith("//") else cleaned
 
 
+_FOLDERS, _ANY, _STAR = "(?:.*/)?", ".*", "[^/]*"
+_WILD = frozenset({_FOLDERS, _ANY, _STAR})
+_BACKTRACKED = 3  # wildcards: the time of a regular expression is a power of their number
+
+
 @dataclass(frozen=True, slots=True)
 class Pattern:
     """One pattern, ready to be matched.
@@ -63,6 +69,7 @@ class Pattern:
     negative: bool
     _kind: str = field(repr=False)  # exact | prefix | suffix | regexp, as patternmatcher has them
     _regexp: re.Pattern[str] | None = field(repr=False)
+    _steps: tuple[str, ...] = field(repr=False, default=())
 
     @classmethod
     def parse(cls, pattern: str) -> Pattern:
@@ -76,11 +83,18 @@ class Pattern:
         if not text:
             raise ConfigurationError("illegal exclusion pattern: '!' alone", hint="write !path, or remove the line")
         _check(text)
-        kind, expression = _compile(text)
-        return cls(text, negative, kind, expression)
+        kind, expression, steps = _compile(text)
+        return cls(text, negative, kind, expression, steps)
+
+    @property
+    def many(self) -> bool:
+        """It has so many wildcards that a regular expression could take exponential time: it is walked instead."""
+        return bool(self._steps)
 
     def match(self, path: str) -> bool:
         """Whether *path* itself (not a folder above it) is what the pattern means."""
+        if self._steps:
+            return _walk(self._steps, path)
         if self._regexp is not None:
             return self._regexp.match(path) is not None
         if self._kind == "exact":
@@ -163,9 +177,11 @@ def _range(pattern: str, start: int) -> tuple[str, int]:
     return "[" + ("^" if negated else "") + "".join(parts) + "]", at + 1
 
 
-def _compile(pattern: str) -> tuple[str, re.Pattern[str] | None]:
-    """patternmatcher's ``compile``: which kind of match, and the expression where one is needed."""
-    kind, expression, at = "exact", "", 0
+def _compile(pattern: str) -> tuple[str, re.Pattern[str] | None, tuple[str, ...]]:
+    """patternmatcher's ``compile``: which kind of match, the expression where one is needed, and its steps where it
+    has many wildcards."""
+    kind, at = "exact", 0
+    steps: list[str] = []
     while at < len(pattern):
         first, character = at == 0, pattern[at]
         at += 1
@@ -173,33 +189,72 @@ def _compile(pattern: str) -> tuple[str, re.Pattern[str] | None]:
             at += 1
             at += pattern.startswith("/", at)  # "**/" is as "**"
             if at < len(pattern):
-                expression += "(?:.*/)?"
+                steps.append(_FOLDERS)
                 kind = "regexp"
             elif kind == "exact":
                 kind = "prefix"
             else:
-                expression += ".*"
+                steps.append(_ANY)
                 kind = "regexp"
             if first:
                 kind = "suffix"
         elif character in "*?":
-            expression += "[^/]*" if character == "*" else "[^/]"
+            steps.append(_STAR if character == "*" else "[^/]")
             kind = "regexp"
         elif character == "\\":
-            expression += re.escape(pattern[at])
+            steps.append(re.escape(pattern[at]))
             at += 1
             kind = "regexp"
         elif character == "[":
             part, at = _range(pattern, at - 1)
-            expression += part
+            steps.append(part)
             kind = "regexp"
         else:
-            expression += re.escape(character)
+            steps.append(re.escape(character))
             if character == "]":
                 kind = "regexp"
     if kind != "regexp":
-        return kind, None
-    return kind, re.compile(expression + r"\Z", re.DOTALL)
+        return kind, None, ()
+    wild = sum(step in _WILD for step in steps)
+    expression = re.compile("".join(steps) + r"\Z", re.DOTALL)
+    return kind, expression, tuple(steps) if wild > _BACKTRACKED else ()
+
+
+def _walk(steps: Sequence[str], path: str) -> bool:
+    """Whether *steps* match *path*: all ways at once, so that the time is bounded by the product of both lengths.
+
+    A state is the number of the step that comes next; ~number is inside of a ``_FOLDERS`` that has begun.
+    """
+
+    def reached(states: set[int]) -> set[int]:
+        for state in sorted(state for state in states if state >= 0):
+            at = state
+            while at < len(steps) and steps[at] in _WILD:  # each of them may be nothing
+                at += 1
+                states.add(at)
+        return states
+
+    states = reached({0})
+    for character in path:
+        after: set[int] = set()
+        for state in states:
+            number = ~state if state < 0 else state
+            if number == len(steps):
+                continue
+            step = steps[number]
+            if step == _FOLDERS:
+                after |= {~number, number + 1} if character == "/" else {~number}
+            elif step == _ANY or (step == _STAR and character != "/"):
+                after.add(number)
+            elif step != _STAR and _one(step, character):
+                after.add(number + 1)
+        states = reached(after)
+    return len(steps) in states
+
+
+@functools.lru_cache(maxsize=4096)
+def _one(step: str, character: str) -> bool:
+    return re.fullmatch(step, character, re.DOTALL) is not None
 
 
 class Matcher:
@@ -217,7 +272,7 @@ class Matcher:
         self.patterns = tuple(Pattern.parse(line) for line in read("\n".join(patterns)))
         self._folders: dict[str, tuple[bool, tuple[bool, ...]]] = {}
         self._all: re.Pattern[str] | None = None
-        if self.patterns and not any(pattern.negative for pattern in self.patterns):
+        if self.patterns and not any(pattern.negative or pattern.many for pattern in self.patterns):
             # Without exceptions the order does not matter, and one expression decides at once.
             self._all = re.compile("|".join(pattern.expression for pattern in self.patterns), re.DOTALL)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from unittest import mock
 
 import pytest
 from docker.utils.build import PatternMatcher
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layerkit.errors import ConfigurationError
+from layerkit.runtime import dockerignore
 from layerkit.runtime.dockerignore import Matcher, Pattern, read
 
 CASES = [
@@ -148,3 +150,14 @@ def test_speed() -> None:
         for name in range(100):
             matcher.excludes(f"src/p{folder}/f{name}.py")
     assert time.monotonic() - started < 10
+
+
+@settings(max_examples=400, deadline=None)
+@given(PATTERNS | st.text("ab/*?", min_size=1, max_size=10), PATHS | st.text("ab/", max_size=8))
+def test_walked_as_the_expression(text: str, path: str) -> None:
+    """Patterns of many wildcards, which are walked, mean what their regular expression means."""
+    with mock.patch.object(dockerignore, "_BACKTRACKED", -1):
+        for line in read(text):
+            _, expression, steps = dockerignore._compile(line.removeprefix("!"))
+            if expression is not None:
+                assert dockerignore._walk(steps, path) == (expression.match(path) is not None)
