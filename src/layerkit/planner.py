@@ -32,6 +32,7 @@ class Present:
         tags: each asked tag -> digest of what it names now.
         previous: platform -> the image to compare with: what the tag names now, or the last one built here.
         blobs: digests of layers that are known to be there.
+        hurt: digests of images that a tag names and of which something is gone: they are put there again.
         layer_limit: most bytes of one layer that it takes, where that is known.
         mounts_base: the base's layers are in the same registry, or Docker, already: nobody has to send them.
         host: of the registry that it is; "" where it is none.
@@ -42,6 +43,7 @@ class Present:
     tags: Mapping[str, Digest | None] = field(default_factory=dict)
     previous: Mapping[str, Image] = field(default_factory=dict)
     blobs: frozenset[Digest] = frozenset()
+    hurt: frozenset[Digest] = frozenset()
     layer_limit: int | None = None
     mounts_base: bool = False
     host: str = ""
@@ -226,7 +228,8 @@ def plan(
             checkpoint.digest if checkpoint else None,
             checkpoint.key if checkpoint else None,
         )
-    move = tuple(tag for tag in tags if assembled is None or present.tags.get(tag) != assembled.digest)
+    whole = assembled.digest if assembled is not None and assembled.digest not in present.hurt else None
+    move = tuple(tag for tag in tags if whole is None or present.tags.get(tag) != whole)
     return Plan(
         destination,
         tuple(tags),

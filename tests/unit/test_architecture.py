@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -136,8 +137,13 @@ def part(file: str) -> str:
     return file.split("/")[0].removesuffix(".py")
 
 
-def imported(file: str) -> Iterator[tuple[str, bool]]:
+@cache
+def imported(file: str) -> frozenset[tuple[str, bool]]:
     """(module, whether it is ours) of every import in *file*: those in functions and for type checking too."""
+    return frozenset(_imported(file))
+
+
+def _imported(file: str) -> Iterator[tuple[str, bool]]:
     folder = file.split("/")[:-1]
     for node in ast.walk(FILES[file]):
         if isinstance(node, ast.Import):
@@ -155,8 +161,13 @@ def matches(file: str, patterns: set[str]) -> bool:
     return any(file.startswith(p[:-1]) if p.endswith("*") else file == p for p in patterns)
 
 
-def calls(file: str) -> Iterator[str]:
+@cache
+def calls(file: str) -> frozenset[str]:
     """Dotted names that are called or looked up in *file*."""
+    return frozenset(_calls(file))
+
+
+def _calls(file: str) -> Iterator[str]:
     for node in ast.walk(FILES[file]):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             yield f"{node.func.id}()"

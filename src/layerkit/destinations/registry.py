@@ -14,7 +14,7 @@ from ..checkpoint.elsewhere import RemoteBlueprint
 from ..engine import BakeResult
 from ..errors import ConflictError, IntegrityError, RefusedError
 from ..events import Listener
-from ..oci import CREATED, Config, Descriptor, Digest, Image, Index, Layer, Manifest, Platform
+from ..oci import CREATED, MEDIA, Config, Descriptor, Digest, Image, Index, Layer, Manifest, Platform
 from ..planner import Present
 from ..registry import Content, MissingBlobsError, Repository
 from ..runtime.placeholder import may_be_placeholder, placeholder_place
@@ -26,6 +26,8 @@ __all__ = ["LAYER_JOBS", "RegistryDestination"]
 
 
 CACHE_TAG = "buildcache"
+# What garbage collection leaves behind: a manifest whose configuration is not there any more, or has no bytes.
+_HURT = (IntegrityError, MissingBlobsError)
 
 
 class RegistryDestination:
@@ -57,21 +59,23 @@ class RegistryDestination:
 
     def look(self, runtime_keys: Mapping[str, str], checkpoint_key: str | None, tags: Sequence[str]) -> Present:
         # Each of these is a handful of round trips that do not depend on each other.
-        runtimes = {p: Beside(partial(self._runtime, key, p, check=True)) for p, key in runtime_keys.items()}
+        runtimes = {p: Beside(partial(self._whole_runtime, key, p)) for p, key in runtime_keys.items()}
         checkpoint = Beside(lambda: self.checkpoint(checkpoint_key) if checkpoint_key else None)
         named = {tag: Beside(partial(self.repository.resolve, tag)) for tag in tags}
         cached = Beside(self._cached_blobs)
         resolved = {tag: answer.result() for tag, answer in named.items()}
         previous: dict[str, Image] = {}
+        hurt: set[Digest] = set()
         for descriptor in resolved.values():
             if descriptor is not None and not previous:
-                previous = self._images(descriptor.digest)
+                previous, whole = self._images(descriptor.digest)
+                hurt |= set() if whole else {descriptor.digest}
         found = {p: runtime for p, answer in runtimes.items() if (runtime := answer.result()) is not None}
         layers = checkpoint.result()
         blobs = set(cached.result())
         if not previous:
             last = self.state.get("registry-last", self.name)
-            previous = self._images(Digest.parse(last)) if last else {}
+            previous = self._images(Digest.parse(last))[0] if last else {}
         for image in (*previous.values(), *(runtime.image for runtime in found.values())):
             blobs |= {layer.digest for layer in image.manifest.layers}
         blobs |= {layer.descriptor.digest for layer in layers or ()}
@@ -81,6 +85,7 @@ class RegistryDestination:
             {tag: descriptor.digest if descriptor else None for tag, descriptor in resolved.items()},
             previous,
             frozenset(blobs),
+            frozenset(hurt),
             min(filter(None, (self.repository.layer_limit, self.cache.layer_limit)), default=None),
         )
 
@@ -94,12 +99,13 @@ class RegistryDestination:
                 return frozenset(blob.digest for blob in cached.manifests)
         return frozenset()
 
-    def _images(self, digest: Digest) -> dict[str, Image]:
-        """platform -> image of what *digest* names; nothing where it cannot be read as images."""
+    def _images(self, digest: Digest) -> tuple[dict[str, Image], bool]:
+        """platform -> image of what *digest* names, and whether every manifest and configuration of it was there."""
         images: dict[str, Image] = {}
-        with contextlib.suppress(IntegrityError):
+        whole = False
+        with contextlib.suppress(*_HURT):
             found = self.repository.manifest(digest)
-            manifests: Iterable[Manifest | Index | None] = (found,)
+            manifests: Sequence[Manifest | Index | None] = (found,)
             if isinstance(found, Index):
                 manifests = [
                     self.repository.manifest(d.digest)
@@ -112,7 +118,13 @@ class RegistryDestination:
                         manifest, Config.parse(self.repository.blob(manifest.config), manifest.config.media_type)
                     )
                     images[str(image.platform)] = image
-        return images
+            whole = None not in manifests
+        return images, whole
+
+    def _whole_runtime(self, key: str, platform: str) -> Runtime | None:
+        with contextlib.suppress(*_HURT):
+            return self._runtime(key, platform, check=True)
+        return None
 
     def _runtime(self, key: str, platform: str, *, check: bool) -> Runtime | None:
         """The runtime image under *key*; with *check* only if all of its layers are really there (FAULTS 23)."""
@@ -163,7 +175,10 @@ class RegistryDestination:
         manifest = self.cache.manifest(checkpoint_tag(key))
         if not isinstance(manifest, Manifest) or not self._all_present(self.cache, manifest.layers):
             return None
-        image = Image(manifest, Config.parse(self.cache.blob(manifest.config)))
+        try:
+            image = Image(manifest, Config.parse(self.cache.blob(manifest.config)))
+        except _HURT:
+            return None
         self._checkpoints[key] = manifest
         rows = zip(manifest.layers, image.config.diff_ids, image.created_by, strict=True)
         return tuple(Layer(descriptor, diff_id, made) for descriptor, diff_id, made in rows)
@@ -304,7 +319,7 @@ class RegistryDestination:
         if self.repository.name == self.cache.name:
             return
         for layer in layers:
-            if not self.repository.exists(layer.digest) and not self.repository.mount(
+            if not self.repository.present(layer) and not self.repository.mount(
                 layer.digest, self.cache.name.partition("/")[2]
             ):
                 self.repository.upload(_Copied(self.cache, layer))
@@ -327,9 +342,9 @@ class RegistryDestination:
         return self._put_blob(repository, image.config.digest, image.config.raw)
 
     def _put_blob(self, repository: Repository, digest: Digest, raw: bytes) -> int:
-        if repository.exists(digest):
+        if repository.present(Descriptor(MEDIA.CONFIG, digest, len(raw))):  # HEAD alone may lie (FAULTS 23)
             return 0
-        repository.put_blob(raw)
+        repository.put_blob(raw, anew=True)
         return len(raw)
 
 

@@ -229,4 +229,4 @@ def error_for(answer: Answer, what: str, *, hint: str = "") -> LayerkitError:
         )
     if status == 404 and "NAME_UNKNOWN" in answer.codes:
         return RefusedError(message, hint=hint or "create the repository first, or check its name")
-    return RefusedError(message, hint=hint)
+    return RefusedError(message, hint=hint or "layerkit doctor HOST/NAME says what the registry can")

@@ -252,7 +252,8 @@ class Repository:
         """The content of *descriptor*, verified.
 
         Raises:
-            RefusedError: it is over *limit* bytes, or not there.
+            MissingBlobsError: it is not there.
+            RefusedError: it is over *limit* bytes.
             IntegrityError: its size or digest is another.
         """
         if descriptor.size > limit:
@@ -296,6 +297,7 @@ class Repository:
         """The bytes as they come, through as many connections as it takes."""
         position = 0
         stream: Iterator[bytes] | None = None
+        empty: list[Fault] = []
 
         def reached() -> int:
             return position
@@ -303,7 +305,7 @@ class Repository:
         def advance() -> bytes | None:
             nonlocal stream
             try:
-                stream = stream or self._from(descriptor, position, what)
+                stream = stream or self._from(descriptor, position, what, empty)
                 return next(stream, None)
             except BaseException:
                 stream = None
@@ -316,7 +318,7 @@ class Repository:
             yield chunk
             position += len(chunk)
 
-    def _from(self, descriptor: Descriptor, start: int, what: str) -> Iterator[bytes]:
+    def _from(self, descriptor: Descriptor, start: int, what: str, empty: list[Fault]) -> Iterator[bytes]:
         headers = {"Range": f"bytes={start}-"} if start else {}
         url = urls.blob(self._root, self.repository, descriptor.digest)
         with self._transport.stream("GET", url, host=self.host, what=what, scopes=self._pull, headers=headers) as (
@@ -324,12 +326,25 @@ class Repository:
             final,
         ):
             if response.status not in (200, 206):
-                raise error_for(self._transport.whole(response, final, "GET", what), what)
+                error = error_for(self._transport.whole(response, final, "GET", what), what)
+                if response.status == 404 and isinstance(error, RefusedError):
+                    raise MissingBlobsError(error.message, digests=(descriptor.digest,), hint=error.hint)
+                raise error
             skip = start if response.status == 200 else 0
-            for chunk in self._transport.chunks(response, _CHUNK, what, final):
-                if skip < len(chunk):
-                    yield chunk[skip:]
-                skip = max(skip - len(chunk), 0)
+            came = start > 0
+            try:
+                for chunk in self._transport.chunks(response, _CHUNK, what, final):
+                    came = True
+                    if skip < len(chunk):
+                        yield chunk[skip:]
+                    skip = max(skip - len(chunk), 0)
+            except Fault as error:
+                # As in _bytes_at: promised twice, and not a byte of it, is not the network.
+                empty += [] if came else [error]
+                if len(empty) > 1:
+                    hint = "the registry has lost its bytes; build again, or push the image again"
+                    raise IntegrityError(f"{what}: the registry promises it and sends nothing", hint=hint) from None
+                raise
 
     def exists(self, digest: Digest, size: int | None = None) -> bool:
         """Whether the registry says that it has the blob (with that *size* in bytes, where one is given)."""
@@ -498,10 +513,10 @@ class Repository:
             limit=self.layer_limit,
         ).run()
 
-    def put_blob(self, data: bytes) -> Digest:
-        """Send the small blob *data*, unless it is there; its digest."""
+    def put_blob(self, data: bytes, *, anew: bool = False) -> Digest:
+        """Send the small blob *data*, unless it is there by HEAD; with *anew* always. Its digest."""
         digest = Digest.of(data)
-        if not self.exists(digest, len(data)):
+        if anew or not self.exists(digest, len(data)):
             Upload(
                 self._transport,
                 Memory(),  # what goes for config files says nothing of layers
