@@ -34,6 +34,8 @@ python_use_unqualified_type_names = True
 napoleon_use_rtype = False
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["picture.css"]
 html_title = f"layerkit {__version__}"
 html_copy_source = False
 html_show_sphinx = False
