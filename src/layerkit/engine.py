@@ -363,7 +363,10 @@ class Engine:
             finally:
                 timer.cancel()
             if expired.is_set():
-                raise BuildError(f"docker buildx: not done within {self.timeout:.0f} s; it was stopped")
+                raise BuildError(
+                    f"docker buildx: not done within {self.timeout:.0f} s; it was stopped",
+                    hint="does the builder answer? docker buildx ls; docker info",
+                )
             return status
 
     def load(self) -> Loading:
