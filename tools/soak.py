@@ -77,7 +77,7 @@ def main() -> None:
         while time.time() < until:
             for name, targets in parts.items():
                 if time.time() < until or not total[f"rounds: {name}"]:
-                    total += run(name, targets, random.SystemRandom().randrange(2**32), Path(folder))
+                    total.update(run(name, targets, random.SystemRandom().randrange(2**32), Path(folder)))
     total["seconds"] = int(time.monotonic() - began)
     for name in sorted(total):
         print(f"{name:40} {total[name]:>12,}")
