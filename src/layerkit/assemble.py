@@ -30,6 +30,7 @@ __all__ = [
     "SAMPLES",
     "WEIGHTS",
     "Assembled",
+    "PackedCheckpoint",
     "Runtime",
     "assemble",
     "checkpoint_image",
@@ -253,27 +254,38 @@ def _follow(
     return Manifest.parse(dump(document), manifest.media_type), moved
 
 
-def checkpoint_image(
-    layers: Sequence[Layer],
-    key: str,
-    content: Digest,
-    ownership: Ownership,
-    weights: Digest | None = None,
-    location: str = "",
-    created: str = "",
-) -> Image:
+@dataclass(frozen=True, slots=True)
+class PackedCheckpoint:
+    """What a checkpoint became.
+
+    Attributes:
+        layers: in their order.
+        key: that they are found by; ``content`` is what the checkpoint is called.
+        ownership: where its files go, and whose they are.
+        weights: the weights hash, where it is known.
+        location: where a program finds it in the image.
+    """
+
+    layers: tuple[Layer, ...]
+    key: str
+    content: Digest
+    ownership: Ownership
+    weights: Digest | None = None
+    location: str = ""
+
+
+def checkpoint_image(packed: PackedCheckpoint, created: str = "") -> Image:
     """The image of the checkpoint alone, as ``checkpoint-<key>`` names it.
 
     Args:
-        location: where a program finds it.
         created: when it was put there (RFC 3339): ``layerkit prune`` tells the old from the new by it. It is an
             annotation of the manifest, so that all else is the same whenever it is made.
     """
     facts = {
-        PREFIX + "checkpoint": key,
-        PREFIX + "checkpoint.digest": str(content),
-        PREFIX + "checkpoint.target": ownership.target,
-        **({PREFIX + "checkpoint.location": location} if location else {}),
-        **({WEIGHTS: str(weights)} if weights is not None else {}),
+        PREFIX + "checkpoint": packed.key,
+        PREFIX + "checkpoint.digest": str(packed.content),
+        PREFIX + "checkpoint.target": packed.ownership.target,
+        **({PREFIX + "checkpoint.location": packed.location} if packed.location else {}),
+        **({WEIGHTS: str(packed.weights)} if packed.weights is not None else {}),
     }
-    return layers_image(layers, labels=facts, annotations=facts | ({CREATED: created} if created else {}))
+    return layers_image(packed.layers, labels=facts, annotations=facts | ({CREATED: created} if created else {}))

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from .assemble import PackedCheckpoint
 from .checkpoint import Packer
 from .checkpoint.pack import Hashed
 from .checkpoint_inputs import CheckpointInputs
@@ -67,9 +68,8 @@ def pack(
         packer.stop()
     key, content = checkpoint.key, checkpoint.digest
     assert key is not None and content is not None
-    kept = destination.keep_checkpoint(
-        sent.layers, key, content, checkpoint.ownership, packer, checkpoint.weights, checkpoint.location
-    )
+    made = PackedCheckpoint(sent.layers, key, content, checkpoint.ownership, checkpoint.weights, checkpoint.location)
+    kept = destination.keep_checkpoint(made, packer)
     return Packed(packer, replace(sent, uploaded=sent.uploaded + kept), key, content, count.value, checkpoint)
 
 

@@ -60,7 +60,7 @@ MAY: dict[str, set[str]] = {
         "oci", "errors", "settings", "state", "project", "registry", "engine", "destinations", "request",
     },
     "targets": {"errors", "events", "runtime", "fingerprint", "destinations", "staging", "connections"},
-    "packing": {"checkpoint_inputs", "oci", "errors", "events", "state", "checkpoint", "destinations"},
+    "packing": {"assemble", "checkpoint_inputs", "oci", "errors", "events", "state", "checkpoint", "destinations"},
     "pipeline": {
         "checkpoint_inputs", "oci", "errors", "events", "settings", "project", "checkpoint", "runtime",
         "engine", "fingerprint", "assemble", "planner", "destinations", "request", "results", "staging",

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from layerkit.assemble import Runtime, assemble, checkpoint_image, roles_of
+from layerkit.assemble import PackedCheckpoint, Runtime, assemble, checkpoint_image, roles_of
 from layerkit.checkpoint import Ownership
 from layerkit.errors import IntegrityError
 from layerkit.fingerprint import Inputs
@@ -189,8 +189,8 @@ def test_attestations_follow(root: Path, subject: bool) -> None:
 
 def test_checkpoint_image() -> None:
     """The image of the checkpoint alone says what it is: key, content and target, as labels and annotations."""
-    made = checkpoint_image(WEIGHTS, KEY, CONTENT, Ownership("/app/model/"))
-    named = checkpoint_image(WEIGHTS, KEY, CONTENT, Ownership("/app/model/"), CONTENT)
+    made = checkpoint_image(PackedCheckpoint(WEIGHTS, KEY, CONTENT, Ownership("/app/model/")))
+    named = checkpoint_image(PackedCheckpoint(WEIGHTS, KEY, CONTENT, Ownership("/app/model/"), CONTENT))
     assert "dev.layerkit.checkpoint.weights" not in made.config.labels
     assert named.config.labels["dev.layerkit.checkpoint.weights"] == str(CONTENT)
     facts = {
@@ -200,6 +200,8 @@ def test_checkpoint_image() -> None:
     }
     assert made.config.labels == made.manifest.annotations == facts
     assert len(made.manifest.raw) < 4096
-    dated = checkpoint_image(WEIGHTS, KEY, CONTENT, Ownership("/app/model/"), created="2026-11-23T00:00:00Z")
+    dated = checkpoint_image(
+        PackedCheckpoint(WEIGHTS, KEY, CONTENT, Ownership("/app/model/")), created="2026-11-23T00:00:00Z"
+    )
     assert dated.manifest.annotations == {**facts, "org.opencontainers.image.created": "2026-11-23T00:00:00Z"}
     assert dated.config == made.config, "all else is the same whenever it is made"

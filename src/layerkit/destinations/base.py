@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..assemble import Assembled, Runtime
-from ..checkpoint import Ownership, Packer
+from ..assemble import Assembled, PackedCheckpoint, Runtime
+from ..checkpoint import Packer
 from ..engine import BakeResult
 from ..events import Listener
 from ..oci import Digest, Layer
@@ -98,17 +98,8 @@ class Destination(Protocol):
     def send(self, packer: Packer, listener: Listener, stopped: Callable[[], bool]) -> Sent:
         """Bring the checkpoint's layers there while they are hashed."""
 
-    def keep_checkpoint(
-        self,
-        layers: Sequence[Layer],
-        key: str,
-        content: Digest,
-        ownership: Ownership,
-        packer: Packer | None,
-        weights: Digest | None = None,
-        location: str = "",
-    ) -> int:
-        """Record the layers under the checkpoint's key; the bytes uploaded for it."""
+    def keep_checkpoint(self, packed: PackedCheckpoint, packer: Packer | None) -> int:
+        """Record the layers under the checkpoint's key; the bytes uploaded for it. *packer* can read them again."""
 
     def identity(self, assembled: Assembled) -> Digest:
         """What the image is called there: its manifest's digest, but for Docker's classic store."""

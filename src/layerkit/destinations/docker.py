@@ -14,8 +14,8 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
-from ..assemble import Assembled, Runtime
-from ..checkpoint import Ownership, Packer
+from ..assemble import Assembled, PackedCheckpoint, Runtime
+from ..checkpoint import Packer
 from ..engine import BakeResult, Engine
 from ..errors import IntegrityError, LayerkitError, LocalResourceError
 from ..events import Listener
@@ -318,17 +318,8 @@ class DockerDestination:
         if archive is not None:
             archive.abort()
 
-    def keep_checkpoint(
-        self,
-        layers: Sequence[Layer],
-        key: str,
-        content: Digest,
-        ownership: Ownership,
-        packer: Packer | None,
-        weights: Digest | None = None,
-        location: str = "",
-    ) -> int:
-        self._pending = (key, tuple(layers))
+    def keep_checkpoint(self, packed: PackedCheckpoint, packer: Packer | None) -> int:
+        self._pending = (packed.key, packed.layers)
         return 0
 
     _pending: tuple[str, tuple[Layer, ...]] | None = None

@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..assemble import Assembled, Runtime, checkpoint_image
-from ..checkpoint import Ownership, Packer
+from ..assemble import Assembled, PackedCheckpoint, Runtime, checkpoint_image
+from ..checkpoint import Packer
 from ..engine import BakeResult
 from ..errors import CheckpointError, IntegrityError, LocalResourceError, printable
 from ..events import Listener, Transfer
@@ -240,19 +240,10 @@ class LayoutDestination:
             keep(digest)
         return len(raw)
 
-    def keep_checkpoint(
-        self,
-        layers: Sequence[Layer],
-        key: str,
-        content: Digest,
-        ownership: Ownership,
-        packer: Packer | None,
-        weights: Digest | None = None,
-        location: str = "",
-    ) -> int:
-        image = checkpoint_image(layers, key, content, ownership, weights, location)
+    def keep_checkpoint(self, packed: PackedCheckpoint, packer: Packer | None) -> int:
+        image = checkpoint_image(packed)
         written = self._put(image.config.raw) + self._put(image.manifest.raw)
-        self._tag(image.manifest.descriptor(), [checkpoint_tag(key)])
+        self._tag(image.manifest.descriptor(), [checkpoint_tag(packed.key)])
         return written
 
     # ------------------------------------------------------------------------------------------------- the image

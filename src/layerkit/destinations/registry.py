@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 
-from ..assemble import PREFIX, Assembled, Runtime, checkpoint_image
-from ..checkpoint import Blueprint, Ownership, Packer
+from ..assemble import PREFIX, Assembled, PackedCheckpoint, Runtime, checkpoint_image
+from ..checkpoint import Blueprint, Packer
 from ..checkpoint.elsewhere import RemoteBlueprint
 from ..engine import BakeResult
 from ..errors import ConflictError, IntegrityError, RefusedError
@@ -222,26 +222,17 @@ class RegistryDestination:
             return False
         return self.cache.mount(layer.known, layer.repository)
 
-    def keep_checkpoint(
-        self,
-        layers: Sequence[Layer],
-        key: str,
-        content: Digest,
-        ownership: Ownership,
-        packer: Packer | None,
-        weights: Digest | None = None,
-        location: str = "",
-    ) -> int:
-        image = checkpoint_image(layers, key, content, ownership, weights, location, _now())
+    def keep_checkpoint(self, packed: PackedCheckpoint, packer: Packer | None) -> int:
+        image = checkpoint_image(packed, _now())
         sent = self._put_config(self.cache, image)
-        if self._has_checkpoint(image, key):
+        if self._has_checkpoint(image, packed.key):
             return sent
         try:
-            self._put_manifest(self.cache, image.manifest, checkpoint_tag(key), _contents([image], packer))
-            self._checkpoints[key] = image.manifest
+            self._put_manifest(self.cache, image.manifest, checkpoint_tag(packed.key), _contents([image], packer))
+            self._checkpoints[packed.key] = image.manifest
         except RefusedError:
             # Where tags are immutable another build may have been first.
-            if not self._has_checkpoint(image, key):
+            if not self._has_checkpoint(image, packed.key):
                 raise
         return sent + len(image.manifest.raw)
 

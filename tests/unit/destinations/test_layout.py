@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from layerkit.assemble import Assembled, Runtime, assemble
+from layerkit.assemble import Assembled, PackedCheckpoint, Runtime, assemble
 from layerkit.checkpoint import Packer, arrange
 from layerkit.destinations import Sent, Stopped, checkpoint_tag, runtime_tag
 from layerkit.destinations.layout import LayoutDestination
@@ -97,7 +97,9 @@ def build(layout: LayoutDestination, root: Path, state: State, tags: list[str]) 
     found = inputs(project(root), state)
     assert found.checkpoint is not None and found.checkpoint.key and found.checkpoint.digest
     checkpoint = found.checkpoint
-    layout.keep_checkpoint(sent.layers, checkpoint.key, checkpoint.digest, checkpoint.ownership, packer)
+    layout.keep_checkpoint(
+        PackedCheckpoint(sent.layers, checkpoint.key, checkpoint.digest, checkpoint.ownership), packer
+    )
     made = assemble(found, {PLATFORM: runtime}, sent.layers, checkpoint.digest, checkpoint.key)
     layout.publish(made, tags, Present(), packer, silent)
     return found, made
