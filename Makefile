@@ -19,7 +19,7 @@ demo:  ## Train, build, retrain, build, edit, build: the main job on the digits 
 	@$(WITH_ENGINE); .venv/bin/python tools/demo.py
 
 test:  ## Every test, those on a real BuildKit and registry included.
-	@$(WITH_ENGINE); $(PYTEST) -n 2 --dist loadgroup $(ARGS)
+	@$(WITH_ENGINE); $(PYTEST) -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 soak: setup  ## State machine, crash matrix and fuzzers with random seeds: make soak SOAK_MINUTES=30.
 	@.venv/bin/python tools/soak.py $(ARGS)

@@ -30,13 +30,9 @@ _PROTOCOL = 64 * 1024  # bytes
 MIB = 1024 * 1024
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this folder needs the engine, and has it to itself: one worker runs it, the others all else."""
-    for item in items:
-        if Path(__file__).parent in Path(item.path).parents:
-            item.add_marker(pytest.mark.engine)
-            item.add_marker(pytest.mark.xdist_group("engine"))
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Everything in this folder needs the engine."""
+    item.add_marker(pytest.mark.engine)
 
 
 @dataclass(frozen=True)
