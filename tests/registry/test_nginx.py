@@ -44,6 +44,7 @@ http {{
   uwsgi_temp_path {folder}/uwsgi;
   scgi_temp_path {folder}/scgi;
   limit_req_zone $binary_remote_addr zone=slow:1m rate=10r/s;
+  limit_req_zone $binary_remote_addr zone=slower:1m rate=5r/s;
   server {{
     listen 127.0.0.1:{port} ssl;
     ssl_certificate {folder}/server.pem;
@@ -144,6 +145,10 @@ def scene(tmp_path: Path) -> Iterator[Callable[[str], Scene]]:
             "client_max_body_size 0; limit_req zone=slow burst=4 nodelay; limit_req_status 429;", {429}, id="429"
         ),
         pytest.param("client_max_body_size 0; limit_req zone=slow burst=4 nodelay;", {503}, id="503"),
+        pytest.param(
+            "client_max_body_size 0; limit_req zone=slower; limit_req_status 429;", {429}, id="429 without burst"
+        ),
+        pytest.param("client_max_body_size 0; limit_req zone=slower;", {503}, id="503 without burst"),
     ],
 )
 def test_behind_nginx(scene: Callable[[str], Scene], directives: str, seen: set[int]) -> None:

@@ -28,6 +28,7 @@ from .answers import MAX_ERROR_BODY, TRANSIENT, Answer, Fault, error_for, hide
 from .auth import Authorizer, Scopes, parse_challenges
 from .connection import Connections
 from .credentials import Credentials
+from .pacing import Pace
 
 __all__ = ["Body", "Limits", "Transport"]
 
@@ -37,6 +38,7 @@ Chunk = bytes | bytearray | memoryview
 MAX_REDIRECTS = 10
 MAX_ANSWER = 8 * 1024 * 1024  # bytes of a whole answer; blobs are read as a stream
 _SHORTEST_SECRET = 4  # characters: shorter ones are found in every text
+_TOO_MANY = frozenset({429, 503})  # the second is nginx's default for its limits
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -108,7 +110,7 @@ class Transport:
         self._sleep = sleep or self._connections.stopped.wait
         self._lock = threading.Lock()
         self._managers: dict[tuple[tuple[str, str, int], str], urllib3.PoolManager] = {}
-        self._not_before: dict[str, float] = {}
+        self._pace = Pace(clock)
         self._authorizer = Authorizer(
             credentials, self._fetch, clock=clock, insecure=self.insecure, token_hosts=token_hosts
         )
@@ -164,7 +166,9 @@ class Transport:
         patience: float | None = None,
     ) -> Iterator[tuple[urllib3.BaseHTTPResponse, str]]:
         """As ``send``, with the answer's body not read yet: (response, URL that gave it)."""
-        self._wait_for(host)
+        turn = self._pace.turn(host)
+        if turn.wait > 0:
+            self._pause(turn.wait)
         ours = urls.origin(url) == urls.origin(self.root(host))
         sent = {"Accept-Encoding": "identity", "User-Agent": f"layerkit/{__version__}", **(headers or {})}
         authorization = self._authorizer.header(host, scopes) if ours else None
@@ -187,8 +191,11 @@ class Transport:
                     answer = self.whole(response, final, method, what)
                     problem = error_for(answer, what, hint=f"docker login {host}" if response.status == 401 else "")
                     if isinstance(problem, Fault) and problem.retry_after is not None:
-                        self._hold(host, problem.retry_after)
+                        self._pace.hold(host, min(problem.retry_after, self.limits.wait))
+                    elif response.status in _TOO_MANY:
+                        self._pace.refused(turn)
                     raise problem
+                self._pace.served(turn)
                 yield response, final
                 return
             finally:
@@ -214,7 +221,7 @@ class Transport:
             raise
 
     def _retry(self, attempt: Callable[[], T], advanced: Callable[[], int]) -> T:
-        mark, fruitless = advanced(), 0
+        mark, fruitless = (advanced(), self._pace.served_by_now()), 0
         try:
             return attempt()
         except Fault as error:
@@ -227,18 +234,23 @@ class Transport:
                 raise first.pop()
             return attempt()
 
+        def problem(state: tenacity.RetryCallState) -> BaseException | None:
+            return state.outcome.exception() if state.outcome else None
+
         def count(state: tenacity.RetryCallState) -> None:
             nonlocal mark, fruitless
-            now = advanced()
-            mark, fruitless = (now, 1) if now > mark else (mark, fruitless + 1)
+            error, now = problem(state), (advanced(), self._pace.served_by_now())
+            # Where a limit on requests holds, others that get through are progress: this one's turn comes.
+            fruitful = now[0] > mark[0] or (now[1] > mark[1] and isinstance(error, Fault) and error.status in _TOO_MANY)
+            mark, fruitless = now, 1 if fruitful else fruitless + 1
 
         def stop(state: tenacity.RetryCallState) -> bool:
             return fruitless > self._retries
 
         def wait(state: tenacity.RetryCallState) -> float:
-            error = state.outcome.exception() if state.outcome else None
+            error = problem(state)
             if isinstance(error, Fault) and error.retry_after is not None:
-                return random.uniform(0.0, 0.25)  # the rest is waited for by all threads together, in `stream`
+                return random.uniform(0.0, 0.25)  # the rest is waited for by all threads together: `Pace`
             return random.uniform(0.5, 1.0) * min(0.5 * 2.0 ** min(fruitless - 1, 10), self.limits.backoff)
 
         retrying = tenacity.Retrying(
@@ -420,18 +432,6 @@ class Transport:
             self._sleep(seconds)
         if self.stopped:
             raise TransientError("stopped")
-
-    def _wait_for(self, host: str) -> None:
-        """Until the time that *host* last asked for, which holds for every thread."""
-        with self._lock:
-            left = self._not_before.get(host, 0.0) - self._clock()
-        if left > 0:
-            self._pause(left)
-
-    def _hold(self, host: str, seconds: float) -> None:
-        with self._lock:
-            until = self._clock() + min(seconds, self.limits.wait)
-            self._not_before[host] = max(until, self._not_before.get(host, 0.0))
 
     # ---------------------------------------------------------------------------------------------------- connections
 
