@@ -30,7 +30,8 @@ MAY: dict[str, set[str]] = {
     "checkpoint": {"oci", "errors", "state"},
     "runtime": {"oci", "errors", "events", "project"},
     "registry": {"_version", "oci", "errors", "events"},
-    "engine": {"errors", "events", "runtime"},
+    "processes": {"errors"},
+    "engine": {"errors", "events", "runtime", "processes"},
     "lock": {"oci", "errors", "project", "checkpoint"},
     "byreference": {"oci", "errors", "state", "checkpoint", "lock"},
     "checkpoint_inputs": {"oci", "errors", "state", "project", "checkpoint", "runtime", "lock", "byreference"},
@@ -39,7 +40,8 @@ MAY: dict[str, set[str]] = {
     "limits": {"oci", "errors", "checkpoint", "fingerprint", "assemble"},
     "planner": {"checkpoint_inputs", "units", "oci", "checkpoint", "fingerprint", "assemble", "limits"},
     "destinations": {
-        "oci", "errors", "events", "state", "checkpoint", "registry", "runtime", "engine", "assemble", "planner",
+        "oci", "errors", "events", "state", "checkpoint", "registry", "runtime", "engine", "processes", "assemble",
+        "planner",
     },
     "borrow": {
         "oci", "errors", "events", "checkpoint", "fingerprint", "assemble", "planner", "registry",
@@ -94,14 +96,14 @@ ONLY = {
     "tomli": {"project.py", "positions.py"},
     "pydantic": {"project.py", "fields.py", "tables.py"},
     "python_on_whales": {"engine.py"},
-    "urllib3": {"registry/transport.py", "registry/connection.py"},
+    "urllib3": {"registry/transport.py", "registry/connection.py", "registry/pools.py", "registry/breaks.py"},
     "tenacity": {"registry/transport.py"},
     "torch": {"checkpoint/tensors.py", "checkpoint/loading.py"},  # loading.py: for its annotations alone
     "safetensors": {"checkpoint/tensors.py"},
     "huggingface_hub": {"checkpoint/hub.py"},
     "click": {"cli/*"},
     "rich": {"cli/*"},
-    "subprocess": {"engine.py", "containers.py", "registry/credentials.py"},
+    "subprocess": {"engine.py", "processes.py", "containers.py", "registry/credentials.py"},
     "sqlite3": {"state.py"},
     "yaml": {"cli/run.py"},
 }

@@ -7,11 +7,12 @@ with Client(credentials=Credentials(Path.home() / ".docker", os.environ)) as cli
 """
 
 from .answers import MissingBlobsError
+from .client import Client
+from .connection import Limits
 from .content import Content, Journal, Standing, UploadDropped
 from .credentials import Credentials, Login
 from .probe import Probe
-from .repository import Client, Repository
-from .transport import Limits
+from .repository import Repository
 from .ways import Way, Ways
 
 __all__ = [

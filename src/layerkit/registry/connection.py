@@ -10,13 +10,14 @@ import socket
 import ssl
 import threading
 import weakref
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util import wait_for_read
 
-__all__ = ["Connections"]
+__all__ = ["Connections", "Limits"]
 
 _SLICE = 1024 * 1024  # bytes a send
 # A dead peer is noticed after a minute and a half also where we wait ten minutes for a commit.
@@ -25,6 +26,25 @@ _KEEPALIVE = [
     *((socket.IPPROTO_TCP, getattr(socket, name), value) for name, value in
       (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)) if hasattr(socket, name)),
 ]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Time limits, in seconds.
+
+    Attributes:
+        connect: for a connection, TLS included.
+        idle: without a byte sent or received.
+        commit: for the answer to a whole upload: the registry may hash the blob before it answers.
+        wait: the longest that one Retry-After is obeyed.
+        backoff: the longest pause between two attempts where the registry names none.
+    """
+
+    connect: float = 15.0
+    idle: float = 60.0
+    commit: float = 900.0
+    wait: float = 120.0
+    backoff: float = 20.0
 
 
 class Connections:

@@ -8,29 +8,27 @@ from __future__ import annotations
 
 import contextlib
 import random
-import ssl
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit
-from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
 
 import urllib3
 from urllib3 import exceptions as faults
 
 from .._version import __version__
-from ..errors import AuthenticationError, ConfigurationError, LayerkitError, RefusedError, TransientError, printable
+from ..errors import AuthenticationError, LayerkitError, RefusedError, TransientError
 from . import urls
 from .answers import MAX_ERROR_BODY, TRANSIENT, Answer, Fault, error_for, hide
 from .auth import Authorizer, Scopes, parse_challenges
-from .connection import Connections
+from .breaks import below_http
+from .connection import Connections, Limits
 from .credentials import Credentials
 from .pacing import Pace
+from .pools import Pools
 
-__all__ = ["Body", "Limits", "Transport"]
+__all__ = ["Body", "Transport"]
 
 T = TypeVar("T")
 Chunk = bytes | bytearray | memoryview
@@ -40,25 +38,6 @@ MAX_ANSWER = 8 * 1024 * 1024  # bytes of a whole answer; blobs are read as a str
 _SHORTEST_SECRET = 4  # characters: shorter ones are found in every text
 _TOO_MANY = frozenset({429, 503})  # the second is nginx's default for its limits
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Time limits, in seconds.
-
-    Attributes:
-        connect: for a connection, TLS included.
-        idle: without a byte sent or received.
-        commit: for the answer to a whole upload: the registry may hash the blob before it answers.
-        wait: the longest that one Retry-After is obeyed.
-        backoff: the longest pause between two attempts where the registry names none.
-    """
-
-    connect: float = 15.0
-    idle: float = 60.0
-    commit: float = 900.0
-    wait: float = 120.0
-    backoff: float = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,15 +80,12 @@ class Transport:
     ) -> None:
         self.limits = limits or Limits()
         self.insecure = frozenset(insecure)
-        self._proxies = dict(proxies or {})
-        self._ca_bundle = ca_bundle
         self._certificates = Path(certificates)
         self._retries = retries
         self._clock = clock
         self._connections = Connections(self.limits.idle)
         self._sleep = sleep or self._connections.stopped.wait
-        self._lock = threading.Lock()
-        self._managers: dict[tuple[tuple[str, str, int], str], urllib3.PoolManager] = {}
+        self._pools = Pools(self._connections, proxies or {}, ca_bundle, self._certificates)
         self._pace = Pace(clock)
         self._authorizer = Authorizer(
             credentials, self._fetch, clock=clock, insecure=self.insecure, token_hosts=token_hosts
@@ -127,7 +103,7 @@ class Transport:
 
     def proxy_of(self, host: str) -> str:
         """The proxy by which *host* is reached, or ""."""
-        return self._proxy(f"{self.root(host)}/")
+        return self._pools.proxy(f"{self.root(host)}/")
 
     def send(
         self,
@@ -275,17 +251,13 @@ class Transport:
     def close(self) -> None:
         """Cut every connection; a request that is under way ends with a TransientError."""
         self._connections.cut()
-        with self._lock:
-            managers = list(self._managers.values())
-            self._managers.clear()
-        for manager in managers:
-            manager.clear()
+        self._pools.clear()
 
     def secrets(self) -> frozenset[str]:
         """What was shown to registries, token servers and proxies by now, and must be shown to nobody else."""
-        logins = (urlsplit(proxy) for proxy in self._proxies.values())
-        proxies = {unquote(parts.password) for parts in logins if parts.password}
-        return frozenset(secret for secret in self._authorizer.secrets() | proxies if len(secret) >= _SHORTEST_SECRET)
+        return frozenset(
+            secret for secret in self._authorizer.secrets() | self._pools.passwords() if len(secret) >= _SHORTEST_SECRET
+        )
 
     @property
     def stopped(self) -> bool:
@@ -351,7 +323,7 @@ class Transport:
             options["body"] = body.open()
         patience = patience if patience is not None else self.limits.idle
         try:
-            return self._manager(url).urlopen(
+            return self._pools.of(url).urlopen(
                 method,
                 url,
                 headers=headers,
@@ -363,7 +335,7 @@ class Transport:
                 **options,
             )
         except (faults.HTTPError, OSError) as error:
-            raise self._translate(error, what, url) from None
+            raise self._problem(error, what, url) from None
         finally:
             close = getattr(options["body"], "close", None)
             if close is not None:
@@ -383,7 +355,7 @@ class Transport:
                 body += piece
         except (faults.HTTPError, OSError) as error:
             if not failed:
-                raise self._translate(error, what, url) from None
+                raise self._problem(error, what, url) from None
         finally:
             response.close()
         if len(body) > limit and not failed:
@@ -400,30 +372,7 @@ class Transport:
                 yield chunk
             response.release_conn()
         except (faults.HTTPError, OSError) as error:
-            raise self._translate(error, what, url) from None
-
-    def _translate(self, error: Exception, what: str, url: str) -> LayerkitError:
-        """What went wrong below HTTP, as one of ours."""
-        host = urls.host_of(url)
-        if self.stopped:
-            return TransientError(f"{what}: stopped")
-        causes = list(_causes(error))
-        for cause in causes:
-            if isinstance(cause, ssl.SSLCertVerificationError):
-                why = printable(cause.verify_message or str(cause), 200)
-                return AuthenticationError(
-                    f"{what}: the certificate of {host} is not trusted: {why}",
-                    hint=f"put its authority into {self._certificates}/{host}/ca.crt",
-                )
-            if isinstance(cause, ssl.SSLError) and cause.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST"):
-                return RefusedError(
-                    f"{what}: {host} does not speak TLS", hint="if it is meant to be plain HTTP, name it as insecure"
-                )
-            if isinstance(cause, OSError) and "Tunnel connection failed: 407" in str(cause):
-                return AuthenticationError(f"{what}: the proxy wants a login", hint="http://user:password@proxy:port")
-        if isinstance(error, faults.LocationValueError | faults.LocationParseError):
-            return RefusedError(f"{what}: {host} is no address")
-        return Fault(f"{what}: {_reason(causes, self.limits, host)}")
+            raise self._problem(error, what, url) from None
 
     # ---------------------------------------------------------------------------------------------------- waiting
 
@@ -433,101 +382,7 @@ class Transport:
         if self.stopped:
             raise TransientError("stopped")
 
-    # ---------------------------------------------------------------------------------------------------- connections
-
-    def _manager(self, url: str) -> urllib3.PoolManager:
-        place, proxy = urls.origin(url), self._proxy(url)
-        with self._lock:
-            if (place, proxy) not in self._managers:
-                options: dict[str, Any] = {"maxsize": 16, "block": False}
-                if place[0] == "https":
-                    options["ssl_context"] = self._context(urls.host_of(url))
-                self._managers[place, proxy] = self._new_manager(proxy, options)
-            return self._managers[place, proxy]
-
-    def _new_manager(self, proxy: str, options: dict[str, Any]) -> urllib3.PoolManager:
-        manager: urllib3.PoolManager
-        if proxy:
-            user = urlsplit(proxy).netloc.rpartition("@")[0]
-            headers = urllib3.make_headers(proxy_basic_auth=unquote(user)) if user else None
-            try:
-                manager = urllib3.ProxyManager(proxy, proxy_headers=headers, **options)
-            except (faults.HTTPError, ValueError):
-                shown = printable(proxy.rpartition("@")[2], 200)
-                raise ConfigurationError(f"proxy {shown}: only http and https proxies are known") from None
-        else:
-            manager = urllib3.PoolManager(**options)
-        manager.pool_classes_by_scheme = dict(self._connections.pools)
-        return manager
-
-    def _proxy(self, url: str) -> str:
-        """The proxy for *url*, or "". This machine is never reached through one."""
-        host = urls.host_of(url)
-        if not self._proxies or urls.is_loopback(host) or proxy_bypass_environment(host, self._proxies):
-            return ""
-        found = self._proxies.get(urlsplit(url).scheme) or self._proxies.get("all") or ""
-        return found if not found or "://" in found else f"http://{found}"
-
-    def _context(self, host: str) -> ssl.SSLContext:
-        """TLS for *host*: the machine's authorities or the bundle, and what /etc/docker/certs.d/HOST adds.
-
-        https://docs.docker.com/engine/security/certificates/: ``*.crt`` are authorities, ``NAME.cert`` with
-        ``NAME.key`` a client's certificate.
-        """
-        source = str(self._ca_bundle or "")
-        try:
-            if source:
-                folder = Path(source).is_dir()
-                context = ssl.create_default_context(
-                    cafile=None if folder else source, capath=source if folder else None
-                )
-            else:
-                context = ssl.create_default_context()
-            folder_of_host = self._certificates / host
-            for path in sorted(folder_of_host.glob("*.crt")):
-                source = str(path)
-                context.load_verify_locations(cafile=source)
-            for path in sorted(folder_of_host.glob("*.cert")):
-                source = str(path)
-                context.load_cert_chain(path, path.with_suffix(".key"))
-        except OSError as error:  # ssl.SSLError is one
-            raise ConfigurationError(f"{printable(source)}: no certificates can be read: {error.strerror}") from None
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        return context
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """*error* and what it was made from, the innermost last."""
-    seen: set[int] = set()
-    queue: list[BaseException] = [error]
-    while queue and len(seen) < 20:
-        current = queue.pop(0)
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
-        yield current
-        inner = [*current.args, getattr(current, "reason", None), getattr(current, "original_error", None)]
-        queue += [item for item in (*inner, current.__cause__) if isinstance(item, BaseException)]
-
-
-def _reason(causes: list[BaseException], limits: Limits, host: str) -> str:
-    """In a few words, why there is no answer."""
-    for cause in causes:
-        match cause:
-            case faults.NameResolutionError():
-                return f"the name of {host} cannot be resolved"
-            case faults.ConnectTimeoutError() if not isinstance(cause, faults.NewConnectionError):
-                return f"no connection to {host} within {limits.connect:g} s"
-            case faults.ReadTimeoutError():
-                return f"{host} did not answer in time"
-            case ConnectionRefusedError():
-                return f"{host} refuses the connection"
-            case ConnectionResetError() | BrokenPipeError() | ConnectionAbortedError():
-                return "the connection was reset"
-            case faults.IncompleteRead():
-                return "the connection ended before the answer did"
-            case TimeoutError():
-                return f"nothing was accepted for {limits.idle:g} s"
-    innermost = causes[-1]
-    said = getattr(innermost, "strerror", None) or str(innermost) or type(innermost).__name__
-    return printable(" ".join(str(said).split()), 200)
+    def _problem(self, error: Exception, what: str, url: str) -> LayerkitError:
+        if self.stopped:
+            return TransientError(f"{what}: stopped")
+        return below_http(error, what, urls.host_of(url), self.limits, self._certificates)
