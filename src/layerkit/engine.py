@@ -8,10 +8,7 @@ limit ends all of it (python-on-whales has no time limit, and collects output in
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
-import signal
 import subprocess
 import tempfile
 import threading
@@ -23,17 +20,16 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import AuthenticationError, BuildError, LocalResourceError, TransientError, printable
 from .events import Listener, silent
+from .processes import Loading, end, group
 from .runtime.progress import Progress
 
 if TYPE_CHECKING:
     import python_on_whales
 
-__all__ = ["Abilities", "BakeResult", "Engine", "Loading", "Node"]
+__all__ = ["Abilities", "BakeResult", "Engine", "Node"]
 
 _NO_DAEMON = "start Docker, or set DOCKER_HOST or the docker context to one that runs"
-_PIPE_SIZE = 1024 * 1024  # bytes: what an unprivileged process may ask for
 _QUICK = 60.0  # seconds for a call that only asks
-_GRACE = 1.5  # seconds between SIGTERM and SIGKILL: all of a Ctrl-C must be over in 2
 _CREDENTIALS = ("401 unauthorized", "authorization failed", "access denied", "authentication required", "403 forbidden",
                 "insufficient_scope", "no basic auth credentials")  # fmt: skip
 _NETWORK = ("connection refused", "connection reset", "i/o timeout", "no such host", "tls handshake timeout",
@@ -345,12 +341,12 @@ class Engine:
     def _stream(
         self, arguments: list[str], environment: Mapping[str, str], read: Callable[[bytes], None], cwd: Path | None
     ) -> int:
-        with _group(arguments, environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=cwd) as process:
+        with group(arguments, environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=cwd) as process:
             expired = threading.Event()
 
             def expire() -> None:
                 expired.set()
-                _end(process)
+                end(process)
 
             timer = threading.Timer(self.timeout, expire)
             timer.daemon = True
@@ -380,7 +376,7 @@ class Engine:
     @contextlib.contextmanager
     def save(self, reference: str) -> Iterator[Any]:
         """``docker save`` of a local image as a readable binary stream (a tar)."""
-        with _group(
+        with group(
             [*self.command, "save", reference],
             self._environment,
             stdout=subprocess.PIPE,
@@ -388,96 +384,6 @@ class Engine:
             stdin=subprocess.DEVNULL,
         ) as process:
             yield process.stdout
-
-
-class Loading:
-    """One ``docker load``, fed piece by piece. It has ended after ``finish`` or ``abort``."""
-
-    def __init__(self, command: list[str], environment: Mapping[str, str]) -> None:
-        self._held = contextlib.ExitStack()
-        self._process = self._held.enter_context(
-            _group(command, environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        )
-        assert self._process.stdin is not None
-        with contextlib.suppress(AttributeError, OSError):
-            # The default of 64 KiB makes the two processes take turns sixteen times a chunk.
-            fcntl.fcntl(self._process.stdin, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
-        self._output: list[bytes] = []
-        self._reader = threading.Thread(target=lambda: self._output.extend(self._process.stdout or ()), daemon=True)
-        self._reader.start()
-
-    def write(self, data: bytes | memoryview) -> None:
-        """Give it more.
-
-        Raises:
-            LocalResourceError: it has ended.
-        """
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(data)
-        except (BrokenPipeError, ValueError):  # ended early, or aborted: its words say why
-            raise self._failed() from None
-
-    def finish(self) -> None:
-        """Nothing more comes; wait until docker has taken it.
-
-        Raises:
-            LocalResourceError: docker refused it, or has no room.
-        """
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        status = self._process.wait()
-        said = self._said()
-        self._held.close()
-        if status != 0 or "rror" in said.partition(":")[0]:
-            raise self._failed()
-
-    def abort(self) -> None:
-        """End it."""
-        self._held.close()
-
-    def _said(self) -> str:
-        self._reader.join(_GRACE)
-        return printable(b"".join(self._output).decode(errors="replace").strip())
-
-    def _failed(self) -> LocalResourceError:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_GRACE)
-        said = self._said()
-        self._held.close()
-        hint = "free some room: docker system df" if "no space" in said else ""
-        return LocalResourceError(f"docker load: {said or f'exit status {self._process.returncode}'}", hint=hint)
-
-
-@contextlib.contextmanager
-def _group(
-    arguments: list[str], environment: Mapping[str, str], *, stdin: int | None = subprocess.DEVNULL, **options: Any
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a group of its own, all of which is gone when the block is left by whatever way."""
-    try:
-        process = subprocess.Popen(arguments, env=dict(environment), stdin=stdin, start_new_session=True, **options)
-    except OSError as error:
-        raise LocalResourceError(f"docker: cannot be run: {error.strerror}") from None
-    try:
-        yield process
-    finally:
-        _end(process)
-        for stream in (process.stdin, process.stdout, process.stderr):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is not None:
-        return
-    for number, patience in ((signal.SIGTERM, _GRACE), (signal.SIGKILL, 10.0)):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(patience)
-            return
 
 
 def _lost(stderr: bytes) -> LocalResourceError:

@@ -11,9 +11,9 @@ import tarfile
 from collections.abc import Callable, Sequence
 
 from ..checkpoint import Blueprint
-from ..engine import Loading
 from ..events import Listener, Transfer
 from ..oci import MEDIA, Image, dump
+from ..processes import Loading
 from .base import Stopped
 
 __all__ = ["Archive", "oci_files"]

@@ -1,0 +1,110 @@
+"""Processes in groups of their own: all of one is gone when we leave it, by whatever way."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .errors import LocalResourceError, printable
+
+__all__ = ["Loading", "end", "group"]
+
+_PIPE_SIZE = 1024 * 1024  # bytes: what an unprivileged process may ask for
+_GRACE = 1.5  # seconds between SIGTERM and SIGKILL: all of a Ctrl-C must be over in 2
+
+
+@contextlib.contextmanager
+def group(
+    arguments: list[str], environment: Mapping[str, str], *, stdin: int | None = subprocess.DEVNULL, **options: Any
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in a group of its own, all of which is gone when the block is left by whatever way."""
+    try:
+        process = subprocess.Popen(arguments, env=dict(environment), stdin=stdin, start_new_session=True, **options)
+    except OSError as error:
+        raise LocalResourceError(f"docker: cannot be run: {error.strerror}") from None
+    try:
+        yield process
+    finally:
+        end(process)
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End the group of *process*: politely first, and within 2 s where that is heeded."""
+    if process.poll() is not None:
+        return
+    for number, patience in ((signal.SIGTERM, _GRACE), (signal.SIGKILL, 10.0)):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(patience)
+            return
+
+
+class Loading:
+    """One ``docker load``, fed piece by piece. It has ended after ``finish`` or ``abort``."""
+
+    def __init__(self, command: list[str], environment: Mapping[str, str]) -> None:
+        self._held = contextlib.ExitStack()
+        self._process = self._held.enter_context(
+            group(command, environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        )
+        assert self._process.stdin is not None
+        with contextlib.suppress(AttributeError, OSError):
+            # The default of 64 KiB makes the two processes take turns sixteen times a chunk.
+            fcntl.fcntl(self._process.stdin, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+        self._output: list[bytes] = []
+        self._reader = threading.Thread(target=lambda: self._output.extend(self._process.stdout or ()), daemon=True)
+        self._reader.start()
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Give it more.
+
+        Raises:
+            LocalResourceError: it has ended.
+        """
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(data)
+        except (BrokenPipeError, ValueError):  # ended early, or aborted: its words say why
+            raise self._failed() from None
+
+    def finish(self) -> None:
+        """Nothing more comes; wait until docker has taken it.
+
+        Raises:
+            LocalResourceError: docker refused it, or has no room.
+        """
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        status = self._process.wait()
+        said = self._said()
+        self._held.close()
+        if status != 0 or "rror" in said.partition(":")[0]:
+            raise self._failed()
+
+    def abort(self) -> None:
+        """End it."""
+        self._held.close()
+
+    def _said(self) -> str:
+        self._reader.join(_GRACE)
+        return printable(b"".join(self._output).decode(errors="replace").strip())
+
+    def _failed(self) -> LocalResourceError:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_GRACE)
+        said = self._said()
+        self._held.close()
+        hint = "free some room: docker system df" if "no space" in said else ""
+        return LocalResourceError(f"docker load: {said or f'exit status {self._process.returncode}'}", hint=hint)
