@@ -19,7 +19,6 @@ class _Host:
     distance: float = 0.0  # seconds between the starts of two requests
     free: float = 0.0  # when the next may start
     growth: int = 0  # how often the distance grew
-    served: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +73,5 @@ class Pace:
         """The request of that *turn* got its answer."""
         with self._lock:
             state = self._hosts[turn.host]
-            state.served += 1
             shorter = state.distance * _SHRINK
             state.distance = shorter if shorter > _NONE else 0.0
-
-    def served_by_now(self) -> int:
-        """How many requests were answered, of all hosts."""
-        with self._lock:
-            return sum(state.served for state in self._hosts.values())

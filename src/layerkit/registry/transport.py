@@ -197,7 +197,7 @@ class Transport:
             raise
 
     def _retry(self, attempt: Callable[[], T], advanced: Callable[[], int]) -> T:
-        mark, fruitless = (advanced(), self._pace.served_by_now()), 0
+        mark, fruitless = advanced(), 0
         try:
             return attempt()
         except Fault as error:
@@ -210,21 +210,16 @@ class Transport:
                 raise first.pop()
             return attempt()
 
-        def problem(state: tenacity.RetryCallState) -> BaseException | None:
-            return state.outcome.exception() if state.outcome else None
-
         def count(state: tenacity.RetryCallState) -> None:
             nonlocal mark, fruitless
-            error, now = problem(state), (advanced(), self._pace.served_by_now())
-            # Where a limit on requests holds, others that get through are progress: this one's turn comes.
-            fruitful = now[0] > mark[0] or (now[1] > mark[1] and isinstance(error, Fault) and error.status in _TOO_MANY)
-            mark, fruitless = now, 1 if fruitful else fruitless + 1
+            now = advanced()
+            mark, fruitless = (now, 1) if now > mark else (mark, fruitless + 1)
 
         def stop(state: tenacity.RetryCallState) -> bool:
             return fruitless > self._retries
 
         def wait(state: tenacity.RetryCallState) -> float:
-            error = problem(state)
+            error = state.outcome.exception() if state.outcome else None
             if isinstance(error, Fault) and error.retry_after is not None:
                 return random.uniform(0.0, 0.25)  # the rest is waited for by all threads together: `Pace`
             return random.uniform(0.5, 1.0) * min(0.5 * 2.0 ** min(fruitless - 1, 10), self.limits.backoff)
