@@ -47,10 +47,10 @@ class Connections:
 
     @cached_property
     def base_client(self) -> Client:
-        """For base images: what cannot be had soon is looked up in the local Docker, so it is not asked for long."""
-        return self._connect(retries=2)
+        """For base images: where no registry answers, the local Docker is asked, soon."""
+        return self._connect(unanswered=2)
 
-    def _connect(self, retries: int = 5) -> Client:
+    def _connect(self, unanswered: int | None = None) -> Client:
         from .destinations.remembered import RememberedWays
         from .registry import Client, Credentials
 
@@ -58,7 +58,7 @@ class Connections:
             credentials=Credentials(self.settings.docker_config, self.settings.environment),
             proxies=self.settings.proxies,
             ca_bundle=self.settings.ca_bundle,
-            retries=retries,
+            unanswered=unanswered,
             layer_limit=self.project.checkpoint.layer_limit if self.project.checkpoint else None,
             ways=RememberedWays(self.state),
         )

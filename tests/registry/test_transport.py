@@ -158,6 +158,16 @@ def test_fault_13_one_back_off_for_all(registry: FakeRegistry, connect: Connect)
     assert len(slept) < 60, "it is as fast as before in the end"
 
 
+def test_no_answer_at_all(registry: FakeRegistry, connect: Connect) -> None:
+    """FAULTS 14: where asked for, nobody's answer is waited for less long than that of a server in trouble."""
+    registry.fail(status=502, times=4)
+    assert connect(registry, unanswered=1).resolve("v1") is None
+    gone = connect(registry, unanswered=1)
+    registry.close()
+    with pytest.raises(TransientError, match=r"refuses the connection \(2 attempts\)$"):
+        gone.resolve("v1")
+
+
 def test_close_ends_a_wait(registry: FakeRegistry) -> None:
     """FAULTS 32: close() in another thread ends a pause between attempts at once."""
     registry.fail(status=503, headers={"Retry-After": "60"}, times=-1)

@@ -42,15 +42,11 @@ class Fault(TransientError):
 
     Attributes:
         status: the HTTP status, or 0 where there was no answer.
-        connected: whether the request may have reached the server.
     """
 
-    def __init__(
-        self, message: str, *, status: int = 0, connected: bool = True, retry_after: float | None = None, hint: str = ""
-    ) -> None:
+    def __init__(self, message: str, *, status: int = 0, retry_after: float | None = None, hint: str = "") -> None:
         super().__init__(message, hint=hint, retry_after=retry_after)
         self.status = status
-        self.connected = connected
 
 
 class MissingBlobsError(RefusedError):

@@ -24,6 +24,7 @@ class Client:
         proxies: scheme -> URL, and ``no`` for the hosts to leave out.
         ca_bundle: file or folder of trusted authorities instead of the machine's.
         retries: further attempts after a passing failure.
+        unanswered: the same where there is no answer at all; ``None`` is *retries*.
         limits: of time, in seconds.
         certificates: Docker's ``certs.d``.
         token_hosts: hosts besides a registry's own domain that may see its login.
@@ -40,6 +41,7 @@ class Client:
         proxies: Mapping[str, str] | None = None,
         ca_bundle: str | None = None,
         retries: int = 5,
+        unanswered: int | None = None,
         limits: Limits | None = None,
         certificates: Path | str = "/etc/docker/certs.d",
         token_hosts: Collection[str] = (),
@@ -56,6 +58,7 @@ class Client:
             ca_bundle=ca_bundle,
             certificates=certificates,
             retries=retries,
+            unanswered=unanswered,
             limits=limits,
             sleep=sleep,
             token_hosts=token_hosts,

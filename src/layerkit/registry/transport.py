@@ -58,6 +58,7 @@ class Transport:
         ca_bundle: file or folder of trusted authorities instead of the machine's.
         certificates: Docker's folder of more authorities and client certificates by host.
         retries: further attempts after the first, without progress in between.
+        unanswered: the same where there is no answer at all; ``None`` is *retries*.
         limits: of time.
         sleep: waits that many seconds; for tests.
         clock: seconds that only grow; for tests.
@@ -73,6 +74,7 @@ class Transport:
         ca_bundle: str | None = None,
         certificates: Path | str = "/etc/docker/certs.d",
         retries: int = 5,
+        unanswered: int | None = None,
         limits: Limits | None = None,
         sleep: Callable[[float], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -82,6 +84,7 @@ class Transport:
         self.insecure = frozenset(insecure)
         self._certificates = Path(certificates)
         self._retries = retries
+        self._unanswered = retries if unanswered is None else unanswered
         self._clock = clock
         self._connections = Connections(self.limits.idle)
         self._sleep = sleep or self._connections.stopped.wait
@@ -216,7 +219,9 @@ class Transport:
             mark, fruitless = (now, 1) if now > mark else (mark, fruitless + 1)
 
         def stop(state: tenacity.RetryCallState) -> bool:
-            return fruitless > self._retries
+            error = state.outcome.exception() if state.outcome else None
+            answered = isinstance(error, Fault) and error.status
+            return fruitless > (self._retries if answered else self._unanswered)
 
         def wait(state: tenacity.RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None
