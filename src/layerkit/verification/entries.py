@@ -146,7 +146,7 @@ def entries(tar: Iterator[bytes]) -> Iterator[Entry]:
     """The entries of *tar*, which is read to its end, so that whoever hashes it has all of it.
 
     Raises:
-        IntegrityError: it is no tar, is cut off, or has an entry that leads out of the image.
+        IntegrityError: it is no tar, is cut off, or has an entry that leads out of the image or has no name of a file.
     """
     forward = _Forward(tar)
     try:
@@ -185,4 +185,6 @@ def _path(name: str) -> str:
     path = posixpath.normpath("/" + name)
     if ".." in name.split("/"):
         raise IntegrityError(f"an entry leads out of it: {name[:200]!r}")
+    if "\0" in name:  # a pax header can say so; no file can be called that
+        raise IntegrityError(f"an entry has a name that no file can have: {name[:200]!r}")
     return "/" + path.lstrip("/")

@@ -131,10 +131,11 @@ def test_bombs_take_no_memory() -> None:
         pytest.param(b"no tar" * 500, id="no tar"),
         pytest.param(tar_of({"a": b"x" * 5000})[:2000], id="cut in a file"),
         pytest.param(tar_of({"../../etc/passwd": b"x"}), id="leads out"),
+        pytest.param(tar_of({"n" * 120 + "é.": b"x"}).replace(b"nn\xc3\xa9.", b"nn\xc3\xa9\0"), id="NUL in a pax name"),
     ],
 )
 def test_no_tar(tar: bytes) -> None:
-    """What is no tar, is cut off, or leads out of the image is damaged."""
+    """What is no tar, is cut off, leads out of the image, or names what no file can be called is damaged."""
     with pytest.raises(IntegrityError):
         walked(tar)
 
