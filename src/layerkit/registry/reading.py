@@ -13,7 +13,7 @@ from ..oci import MAX_MANIFEST_SIZE, MEDIA, Descriptor, Digest, Index, Manifest,
 from . import urls
 from .answers import Answer, Fault, MissingBlobsError, error_for
 from .auth import Scopes, scope
-from .transport import Transport
+from .transport import Streamed, Transport
 
 __all__ = ["Reading"]
 
@@ -174,12 +174,7 @@ class Reading:
             position += len(chunk)
 
     def _from(self, descriptor: Descriptor, start: int, what: str, empty: list[Fault]) -> Iterator[bytes]:
-        headers = {"Range": f"bytes={start}-"} if start else {}
-        url = urls.blob(self._root, self.repository, descriptor.digest)
-        with self._transport.stream("GET", url, host=self.host, what=what, scopes=self._pull, headers=headers) as (
-            response,
-            final,
-        ):
+        with self._get(descriptor, what, start) as (response, final):
             if response.status not in (200, 206):
                 error = error_for(self._transport.whole(response, final, "GET", what), what)
                 if response.status == 404 and isinstance(error, RefusedError):
@@ -241,16 +236,11 @@ class Reading:
         if descriptor.size == 0:
             return b""
         what = f"read bytes {start}-{end - 1} of {self._of(descriptor.digest)}"
-        url = urls.blob(self._root, self.repository, descriptor.digest)
-        headers = {"Range": f"bytes={start}-{end - 1}"}
         breaks = 0
 
         def attempt() -> bytes | None:
             nonlocal breaks
-            with self._transport.stream("GET", url, host=self.host, what=what, scopes=self._pull, headers=headers) as (
-                response,
-                final,
-            ):
+            with self._get(descriptor, what, start, end) as (response, final):
                 if response.status in (401, 403):
                     raise error_for(self._transport.whole(response, final, "GET", what), what)
                 if response.status not in (200, 206):
@@ -288,14 +278,9 @@ class Reading:
         if start >= end:
             return b""
         what = f"read bytes {start}-{end - 1} of {self._of(descriptor.digest)}"
-        url = urls.blob(self._root, self.repository, descriptor.digest)
-        headers = {"Range": f"bytes={start}-{end - 1}"}
 
         def attempt() -> bytes | None:
-            with self._transport.stream("GET", url, host=self.host, what=what, scopes=self._pull, headers=headers) as (
-                response,
-                final,
-            ):
+            with self._get(descriptor, what, start, end) as (response, final):
                 if response.status in (404, 416) or (response.status == 200 and start):
                     return None
                 if response.status not in (200, 206):
@@ -310,6 +295,14 @@ class Reading:
         return self._transport.retry(attempt)
 
     # ---------------------------------------------------------------------------------------------------- small things
+
+    def _get(
+        self, descriptor: Descriptor, what: str, start: int = 0, end: int | None = None
+    ) -> contextlib.AbstractContextManager[Streamed]:
+        """The blob's answer, to be read from *start* to *end*; registries may give all of it (200) instead (206)."""
+        headers = {"Range": f"bytes={start}-{'' if end is None else end - 1}"} if start or end is not None else {}
+        url = urls.blob(self._root, self.repository, descriptor.digest)
+        return self._transport.stream("GET", url, host=self.host, what=what, scopes=self._pull, headers=headers)
 
     def _manifest_url(self, reference: str | Digest) -> str:
         return urls.manifest(self._root, self.repository, reference)

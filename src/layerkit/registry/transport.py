@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import urllib3
 from urllib3 import exceptions as faults
@@ -28,10 +28,11 @@ from .credentials import Credentials
 from .pacing import Pace
 from .pools import Pools
 
-__all__ = ["Body", "Transport"]
+__all__ = ["Body", "Streamed", "Transport"]
 
 T = TypeVar("T")
 Chunk = bytes | bytearray | memoryview
+Streamed: TypeAlias = tuple[urllib3.BaseHTTPResponse, str]  # an answer with its body not read yet, the URL that gave it
 
 MAX_REDIRECTS = 10
 MAX_ANSWER = 8 * 1024 * 1024  # bytes of a whole answer; blobs are read as a stream
@@ -143,8 +144,8 @@ class Transport:
         headers: Mapping[str, str] | None = None,
         body: Body | bytes | None = None,
         patience: float | None = None,
-    ) -> Iterator[tuple[urllib3.BaseHTTPResponse, str]]:
-        """As ``send``, with the answer's body not read yet: (response, URL that gave it)."""
+    ) -> Iterator[Streamed]:
+        """As ``send``, with the answer's body not read yet."""
         turn = self._pace.turn(host)
         if turn.wait > 0:
             self._pause(turn.wait)
@@ -290,7 +291,7 @@ class Transport:
         body: Body | bytes | None,
         what: str,
         patience: float | None,
-    ) -> tuple[urllib3.BaseHTTPResponse, str]:
+    ) -> Streamed:
         """Redirects followed: at most 10, no Authorization on another origin, a body only where it stays the same."""
         first, headers = urls.origin(url), dict(headers)
         for _ in range(MAX_REDIRECTS + 1):
