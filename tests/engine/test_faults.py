@@ -21,7 +21,7 @@ import trustme
 from layerkit.oci import Digest, Manifest, Reference
 from layerkit.registry import Client, Credentials, Login
 from layerkit.runtime.bake import PLACEHOLDER, PLACEHOLDER_NAME
-from layerkit.testing import PROFILES, FakeRegistry, Profile
+from layerkit.testing import PROFILES, FakeRegistry, Fault, Profile
 from registry.pushing import NAME, Done, Pushing, image, tar_of, whole_image
 from registry.support import MIB
 from registry.test_real_registry import Real
@@ -45,14 +45,16 @@ class Case:
         self.old = Digest.parse(self.pushing.prepare())
         self.pushing.weights(SIZE, seed=1)
         self.registry.requests.clear()
+        self.faults: list[Fault] = []
 
     def fail(self, **fault: Any) -> None:
-        self.registry.fail(**fault)
+        self.faults.append(self.registry.fail(**fault))
 
     def succeeds(self) -> dict[str, Any]:
-        """The build works: v1 is the new image, whole."""
+        """The build works, whatever it met: v1 is the new image, whole."""
         done = self.pushing.build()
         assert done.status == 0, done.err
+        self._met()
         assert PASSWORD not in done.out + done.err
         document = done.document
         assert str(self.whole()) == document["digest"] != str(self.old)
@@ -62,6 +64,7 @@ class Case:
         """The build fails with *status* and says so in one line; v1 is the old image, whole."""
         done = self.pushing.build()
         assert done.status == status, f"{done.status}: {done.err}"
+        self._met()
         line = next(line for line in done.err.splitlines() if line.startswith("error: "))
         for words in said:
             assert re.search(words, line), line
@@ -69,6 +72,10 @@ class Case:
         assert PASSWORD not in done.out + done.err
         assert self.whole() == self.old
         return done
+
+    def _met(self) -> None:
+        """A fault that no request met proves nothing."""
+        assert [fault for fault in self.faults if not fault.hits] == []
 
     def whole(self) -> Digest:
         logins = Credentials.of({self.registry.host: Login("ada", PASSWORD)})
@@ -139,6 +146,10 @@ def test_fault_2_an_unknown_session(case: Case) -> None:
     """FAULTS 2: 404 BLOB_UPLOAD_UNKNOWN starts the layer again from 0."""
     case.fail(method="PATCH", call=lambda request: case.registry.forget_sessions())
     case.succeeds()
+    lost, taken = case.registry.asked("PATCH")
+    assert (lost.status, taken.status) == (404, 202)
+    assert lost.path != taken.path
+    assert taken.received == case.sent == LAYER
 
 
 def test_fault_7_hurt_once(case: Case) -> None:
@@ -229,6 +240,12 @@ def test_fault_11_a_token_expires(cases: Any) -> None:
     case.fail(method="PATCH", call=lambda request: case.registry.expire_tokens())
     case.fail(method="PUT", path="manifests/v1", call=lambda request: case.registry.expire_tokens())
     case.succeeds()
+    refused, taken = case.registry.asked("PATCH")
+    assert (refused.status, taken.status) == (401, 202)
+    commits = [request.status for request in case.registry.asked("PUT") if request.path == taken.path]
+    assert refused.path == taken.path
+    assert commits == [401, 201]
+    assert case.sent == LAYER
 
 
 def test_fault_12_no_right_to_push(case: Case) -> None:
