@@ -9,13 +9,14 @@ from pathlib import Path, PurePosixPath
 
 from .byreference import of_image, refer
 from .checkpoint import File, Ownership, arrange
+from .checkpoint.blueprint import Blueprint, Content, checkpoint_key, content_digest
 from .checkpoint.compress import needs_zstandard
 from .checkpoint.convert import Options
 from .checkpoint.elsewhere import OCI, Elsewhere, RemoteBlueprint
 from .checkpoint.files import look
 from .checkpoint.hub import Hub, Snapshot, is_hub
 from .checkpoint.made import Made, Part, hash_content, make, parts_of
-from .checkpoint.pack import Blueprint, Content, Hashed, checkpoint_key, content_digest
+from .checkpoint.pack import Hashed
 from .checkpoint.recipe import Recipe
 from .errors import ConfigurationError
 from .lock import LockedCheckpoint

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 
 from .assemble import Runtime, assemble
-from .checkpoint.pack import Blueprint
+from .checkpoint.blueprint import Blueprint
 from .errors import IntegrityError, RefusedError, printable
 from .fingerprint import Inputs
 from .oci import MAX_LAYERS, Digest, Layer

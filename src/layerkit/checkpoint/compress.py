@@ -20,7 +20,7 @@ from typing import Any
 
 from ..errors import ConfigurationError
 from ..oci import MEDIA, Descriptor, Digest, Layer
-from .pack import Blueprint
+from .blueprint import Blueprint
 
 __all__ = ["Compressed", "Compressor", "needs_zstandard", "shrinks"]
 

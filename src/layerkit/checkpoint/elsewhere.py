@@ -9,7 +9,7 @@ from functools import cached_property
 
 from ..errors import CheckpointError
 from ..oci import Descriptor, Digest, Layer
-from .pack import Blueprint, Ownership
+from .blueprint import Blueprint, Ownership
 
 __all__ = ["OCI", "Elsewhere", "KnownFile", "RemoteBlueprint", "placed", "remote"]
 

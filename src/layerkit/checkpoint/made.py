@@ -15,9 +15,10 @@ from typing import Any
 from ..errors import IntegrityError
 from ..oci import Digest
 from ..state import State
+from .blueprint import FORMAT_VERSION, Blueprint, Ownership
 from .files import File
 from .hashing import combine, hash_weights
-from .pack import FORMAT_VERSION, Blueprint, Hashed, Ownership, Packer
+from .pack import Hashed, Packer
 from .recipe import Opened, Recipe, open_checkpoint, sample_layer
 from .sample import sample_weights
 

@@ -10,10 +10,19 @@ from typing import Any, Literal
 
 from ..errors import CheckpointError, printable
 from ..oci import Digest
+from .blueprint import (
+    FORMAT_VERSION,
+    MAX_CHECKPOINT_LAYERS,
+    OWN_LAYER,
+    Blueprint,
+    Compression,
+    Content,
+    Ownership,
+    arrange,
+)
 from .convert import Conversion, Options, convert_weights, converted_name
 from .files import File
 from .opening import open_weights
-from .pack import FORMAT_VERSION, MAX_CHECKPOINT_LAYERS, OWN_LAYER, Blueprint, Compression, Content, Ownership, arrange
 from .safetensors import INDEX_NAME
 from .sample import sample_file
 from .shards import SHARDS_VERSION, index_of, shards

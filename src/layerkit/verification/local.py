@@ -8,10 +8,11 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from ..checkpoint import File, Ownership, arrange, find
+from ..checkpoint.blueprint import Blueprint
 from ..checkpoint.hashing import combine, hash_weights
 from ..checkpoint.made import hash_content
 from ..checkpoint.opening import Contents, look
-from ..checkpoint.pack import Blueprint, Packer
+from ..checkpoint.pack import Packer
 from ..checkpoint.recipe import Recipe, open_checkpoint
 from ..checkpoint.virtual import VirtualFile
 from ..checkpoint.weights import TensorInfo

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from ..anatomy.found import Found
 from ..anatomy.surroundings import Surroundings
-from ..checkpoint.pack import content_digest
+from ..checkpoint.blueprint import content_digest
 from ..errors import ConfigurationError, IntegrityError, LocalResourceError
 from ..events import Listener, silent
 from ..oci import Config, Digest, Image, Manifest, Reference

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from layerkit.checkpoint import Blueprint, Ownership, Packer, arrange, checkpoint_key, find
+from layerkit.checkpoint.blueprint import Compression
 from layerkit.checkpoint.compress import FRAME, Compressed, Compressor, shrinks
-from layerkit.checkpoint.pack import Compression
 from layerkit.checkpoint.recipe import Recipe
 from layerkit.errors import CheckpointError, ConfigurationError
 from layerkit.oci import MEDIA, Digest
