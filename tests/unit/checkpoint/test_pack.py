@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
+import sys
 import threading
 import time
 from pathlib import Path
@@ -36,6 +38,20 @@ def test_packer(tmp_path: Path) -> None:
         Digest.of(b"".join(map(bytes, blueprint.open()))) for blueprint in blueprints
     ]
     assert sum(counted) == sum(len(data) for data in content.values()) and not packer.failed
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a nice value is the process's")
+def test_packer_gives_way(tmp_path: Path) -> None:
+    """Hashing is behind the rest of the process, which stays where it was."""
+    write(tmp_path, {"big.bin": bytes(2 * MIB)})
+    before, found = os.getpriority(os.PRIO_PROCESS, 0), []
+    packer = Packer(
+        arrange(find(".", tmp_path), OWNER),
+        lambda count: found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id())),
+    ).start()
+    packer.file_digests()
+    packer.stop()
+    assert set(found) == {min(before + 10, 19)} and os.getpriority(os.PRIO_PROCESS, 0) == before
 
 
 def test_packer_hands_its_failure_on(tmp_path: Path) -> None:
