@@ -110,9 +110,10 @@ def peak(code: str) -> int:
     # Not ru_maxrss, which a process inherits from the one that started it.
     shown = f"""
 import re, pathlib, torch
-from layerkit.checkpoint.convert import Options, convert, write
+from layerkit.checkpoint.convert import convert, write
 from layerkit.checkpoint.hashing import hash_weights
 from layerkit.checkpoint.opening import open_weights
+from layerkit.checkpoint.recipe import Options
 
 def high():
     return int(re.search("VmHWM:\\s+([0-9]+)", pathlib.Path("/proc/self/status").read_text())[1])

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .engine import Engine
 from .errors import ConfigurationError, LayerkitError, LocalResourceError
 from .events import Listener, Note
 from .fingerprint import Base
@@ -14,6 +13,7 @@ from .oci import Config, Digest, Index, Manifest, Platform, Reference
 from .state import State
 
 if TYPE_CHECKING:
+    from .engine import Engine
     from .registry import Client
 
 __all__ = ["Bases", "remembered_user"]

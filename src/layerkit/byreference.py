@@ -9,7 +9,7 @@ from pathlib import Path
 from .checkpoint import File, Ownership, checkpoint_key, content_digest
 from .checkpoint.elsewhere import Elsewhere, KnownFile
 from .checkpoint.files import Here, nothing_at
-from .checkpoint.made import hash_content
+from .checkpoint.parts import hash_content
 from .checkpoint.pointers import Pointer, read_dvc
 from .checkpoint.recipe import Recipe
 from .errors import CheckpointError, printable

@@ -6,18 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from .byreference import of_image, refer
 from .checkpoint import File, Ownership, arrange
 from .checkpoint.blueprint import Blueprint, Content, checkpoint_key, content_digest
 from .checkpoint.compress import needs_zstandard
-from .checkpoint.convert import Options
 from .checkpoint.elsewhere import OCI, Elsewhere, RemoteBlueprint
 from .checkpoint.files import look
-from .checkpoint.hub import Hub, Snapshot, is_hub
-from .checkpoint.made import Made, Part, hash_content, make, parts_of
+from .checkpoint.hubnames import is_hub
 from .checkpoint.pack import Hashed
-from .checkpoint.recipe import Recipe
+from .checkpoint.parts import Part, hash_content, parts_of
+from .checkpoint.recipe import Options, Recipe
 from .errors import ConfigurationError
 from .lock import LockedCheckpoint
 from .oci import Digest
@@ -28,6 +28,10 @@ from .runtime import (
 )
 from .state import State
 
+if TYPE_CHECKING:
+    from .checkpoint.hub import Hub, Snapshot
+    from .checkpoint.made import Made
+
 __all__ = ["CheckpointInputs", "Sources", "checkpoint_inputs", "own_dockerfile"]
 
 
@@ -36,13 +40,13 @@ class Sources:
     """Where a checkpoint is asked for that is not on this machine.
 
     Attributes:
-        hub: for ``hf://…``.
+        hub: makes what answers for ``hf://…``.
         locked: what the lock says of it.
         take: ``checkpoint.path`` that names an image, and where its files must be -> what is known of it. None where
             no registry is to be asked.
     """
 
-    hub: Hub | None = None
+    hub: Callable[[], Hub] | None = None
     locked: LockedCheckpoint | None = None
     take: Callable[[str, Ownership], Elsewhere] | None = None
 
@@ -228,8 +232,10 @@ def checkpoint_inputs(project: Project, state: State, sources: Sources | None = 
         wanted.compression,
     )
     if is_hub(wanted.path):
-        snapshot = (sources.hub or Hub({})).snapshot(wanted.path, state)
-        return _of_hub(snapshot, ownership, recipe, state)
+        from .checkpoint.hub import Hub
+
+        hub = sources.hub() if sources.hub is not None else Hub({})
+        return _of_hub(hub.snapshot(wanted.path, state), ownership, recipe, state)
     here = look(wanted.path, project.root)
     files = here.files
     if here.pointers or not files:
@@ -238,7 +244,7 @@ def checkpoint_inputs(project: Project, state: State, sources: Sources | None = 
         return CheckpointInputs((), ownership, {}, recipe, elsewhere=away)
     found = {file.path: state.file_digest(file.source, file.identity) for file in files}
     digests = {path: digest for path, digest in found.items() if digest}
-    made = None if recipe.plain else make(wanted.path, project.root, files, ownership, recipe, state)
+    made = None if recipe.plain else _made(wanted.path, project.root, files, ownership, recipe, state)
     return CheckpointInputs(files, ownership, digests, recipe, made)
 
 
@@ -263,8 +269,16 @@ def _of_hub(snapshot: Snapshot, ownership: Ownership, recipe: Recipe, state: Sta
         if state.file_digest(file.source, file.identity) is None:
             snapshot.check(file, digest := hash_content(file, lambda count: None))
             state.remember_file(file.source, file.identity, digest)
-    made = make(snapshot.folder(files), Path(), files, ownership, recipe, state)
+    made = _made(snapshot.folder(files), Path(), files, ownership, recipe, state)
     return CheckpointInputs(files, ownership, snapshot.digests, recipe, made, hub=snapshot)
+
+
+def _made(
+    pattern: str, root: Path, files: tuple[File, ...], ownership: Ownership, recipe: Recipe, state: State
+) -> Made:
+    from .checkpoint.made import make  # and with it all that reads the formats: not for files that are files
+
+    return make(pattern, root, files, ownership, recipe, state)
 
 
 def _ownership(project: Project, copy: CheckpointCopy | None) -> Ownership:

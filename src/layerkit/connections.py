@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .destinations import Destination
-from .engine import Engine
 from .errors import ConfigurationError
 from .oci import Platform, Reference
 from .project import Project
@@ -16,6 +15,7 @@ from .settings import Settings
 from .state import State
 
 if TYPE_CHECKING:
+    from .engine import Engine
     from .registry import Client
 
 __all__ = ["Connections"]
@@ -65,6 +65,8 @@ class Connections:
 
     @cached_property
     def engine(self) -> Engine:
+        from .engine import Engine
+
         name = self.request.builder or self.settings.builder or self.project.builder.name
         return Engine(builder=name, environment=self.settings.environment)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from .byreference import differs
 from .checkpoint import File, Ownership, Packer
 from .checkpoint.elsewhere import KnownFile
-from .checkpoint.made import hash_content
+from .checkpoint.parts import hash_content
 from .checkpoint.pointers import dvc_folder, read_dvc
 from .checkpoint_inputs import CheckpointInputs
 from .errors import CheckpointError, ConfigurationError, IntegrityError, LayerkitError, printable

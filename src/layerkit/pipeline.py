@@ -22,11 +22,9 @@ from .bases import Bases
 from .borrow import image_at, locate
 from .checkpoint import Ownership
 from .checkpoint.elsewhere import Elsewhere
-from .checkpoint.hub import Hub
 from .checkpoint_inputs import CheckpointInputs, Sources
 from .connections import Connections
 from .destinations import Published
-from .engine import BakeResult
 from .errors import LayerkitError, RefusedError
 from .events import Listener, Note, Phase, silent
 from .fingerprint import Inputs, fingerprint
@@ -48,7 +46,8 @@ from .targets import target, whole_definition
 from .timeline import Recorder, remember
 
 if TYPE_CHECKING:
-    pass
+    from .checkpoint.hub import Hub
+    from .engine import BakeResult
 
 __all__ = ["Request", "Session", "bake_definition", "build", "plan"]
 
@@ -180,11 +179,16 @@ class Session:
             ).resolve,
             source_date_epoch=self.settings.source_date_epoch,
             sources=Sources(
-                Hub(self.settings.environment, lambda text: self.listener(Note(text))),
+                self._hub,
                 self.lock.checkpoint if self.lock else None,
                 self._take,
             ),
         )
+
+    def _hub(self) -> Hub:
+        from .checkpoint.hub import Hub
+
+        return Hub(self.settings.environment, lambda text: self.listener(Note(text)))
 
     @cached_property
     def lock(self) -> Lock | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .assemble import PREFIX, SAMPLES, Assembled, Runtime, assemble
-from .checkpoint.made import Part
+from .checkpoint.parts import Part
 from .checkpoint_inputs import CheckpointInputs
 from .fingerprint import REQUIREMENT, Inputs
 from .limits import check_image, check_layers

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from layerkit.checkpoint.convert import Options, convert
+from layerkit.checkpoint.convert import convert
 from layerkit.checkpoint.hashing import hash_weights
 from layerkit.checkpoint.opening import open_weights
+from layerkit.checkpoint.recipe import Options
 from layerkit.checkpoint.safetensors import INDEX_NAME
 from layerkit.errors import CheckpointError
 from layerkit.oci import Config, Image, Manifest

@@ -265,6 +265,18 @@ def test_light(code: str) -> None:
     assert done.stdout.splitlines()[-1] == "LOADED"
 
 
+LATER = ("layerkit.engine", "layerkit.checkpoint.opening", "layerkit.checkpoint.made", "layerkit.checkpoint.hub",
+         "python_on_whales", "rich", "torch", "tenacity", "huggingface_hub")  # fmt: skip
+
+
+def test_light_build() -> None:
+    """A build that pushes, and finds nothing changed, loads neither the engine nor what reads formats of weights."""
+    code = "import sys, layerkit.pipeline, layerkit.destinations.registry"
+    shown = f"{code}\nprint('LOADED', *(name for name in {LATER!r} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", shown], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == "LOADED"
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_length(file: str) -> None:
     """A module fits in a head: when it passes some 400 lines, it has a second idea (STYLE.md)."""

@@ -17,38 +17,15 @@ from pathlib import Path
 
 from ..errors import CheckpointError, ConfigurationError, LocalResourceError, printable
 from .opening import open_weights
+from .recipe import DTYPES, Options
 from .safetensors import layout, size_of
 from .virtual import Lost, Piece, VirtualFile
 from .weights import CHUNK, Tensor, TensorInfo, Weights
 
-__all__ = ["Conversion", "Lost", "Options", "VirtualFile", "convert", "convert_weights", "converted_name", "write"]
+__all__ = ["Conversion", "Lost", "VirtualFile", "convert", "convert_weights", "converted_name", "write"]
 
-_DTYPES = {"": "", "float16": "F16", "bfloat16": "BF16"}
 _FLOATING = ("F64", "F32", "F16", "BF16")
 _SUFFIXES = (".tar", ".pth", ".pt", ".bin", ".ckpt", ".safetensors")
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What becomes of a checkpoint.
-
-    Attributes:
-        key: dotted name of the state dict; the obvious one where left out.
-        strip_prefix: taken off the names that begin with it (``module.`` of DataParallel).
-        dtype: float16 or bfloat16, for floating-point tensors (F64, F32, F16, BF16); "" leaves them as they are.
-        drop: globs; tensors whose names (after strip_prefix) match are left out.
-    """
-
-    key: str = ""
-    strip_prefix: str = ""
-    dtype: str = ""
-    drop: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.dtype not in _DTYPES:
-            raise ConfigurationError(
-                f"{self.dtype!r} is no dtype to convert to", hint="float16 or bfloat16; left out, nothing is changed"
-            )
 
 
 @dataclass(frozen=True)
@@ -145,7 +122,7 @@ def convert_weights(
             chosen[short] = tensor
     if not chosen:
         raise CheckpointError("checkpoint: no tensor is left", hint="drop matches all of them")
-    target = _DTYPES[options.dtype]
+    target = DTYPES[options.dtype]
     dtypes = {
         key: target if target and tensor.info.dtype in _FLOATING else tensor.info.dtype
         for key, tensor in chosen.items()

@@ -32,18 +32,13 @@ from ..state import Identity, State
 from .files import File
 from .hubnames import PREFIX, HubPath, chosen
 
-__all__ = ["Hub", "HubFile", "Snapshot", "is_hub"]
+__all__ = ["Hub", "HubFile", "Snapshot"]
 
 _BLOB = "hub-blob"  # kind of record: Git blob id -> sha256
 _LISTING = "hub-listing"  # kind of record: repository and commit -> its files
 _REFERENCE = "hub-reference"  # kind of record: repository and revision -> the commit that it was
 _PAUSE = 10.0  # seconds between two lines on how far it is
 _TIMEOUT = 30.0  # seconds for an answer on a repository
-
-
-def is_hub(path: str) -> bool:
-    """Whether checkpoint.path names something of the hub."""
-    return path.startswith(PREFIX)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 
 from ..errors import CheckpointError, ConfigurationError, printable
 
-__all__ = ["PREFIX", "HubPath", "chosen"]
+__all__ = ["PREFIX", "HubPath", "chosen", "is_hub"]
 
 PREFIX = "hf://"
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
@@ -29,6 +29,11 @@ _SHARD = re.compile(r"-\d+-of-\d+\.(?:safetensors|bin)$")
 # As transformers, diffusers, sentence-transformers and PEFT look for them, the first that is there.
 _WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors", "adapter_model.safetensors",
             "pytorch_model.bin", "diffusion_pytorch_model.bin", "adapter_model.bin")  # fmt: skip
+
+
+def is_hub(path: str) -> bool:
+    """Whether checkpoint.path names something of the hub."""
+    return path.startswith(PREFIX)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,31 +18,16 @@ from ..state import State
 from .blueprint import FORMAT_VERSION, Blueprint, Ownership
 from .files import File
 from .hashing import combine, hash_weights
+from .opened import Opened, open_checkpoint, sample_layer
 from .pack import Hashed, Packer
-from .recipe import Opened, Recipe, open_checkpoint, sample_layer
+from .parts import Part, hash_content
+from .recipe import Recipe
 from .sample import sample_weights
 
-__all__ = ["Made", "Part", "hash_content", "make", "parts_of"]
+__all__ = ["Made", "make"]
 
 _RECORD = "weights"  # kind of record: what is known of a checkpoint under its files' identities
 _SAMPLE = "weights-sample"  # kind of record: samples of what was hashed on this machine
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One layer.
-
-    Attributes:
-        name: of its file, or how many it has.
-        size: of the layer, in bytes.
-        sample: another one is another layer; "" where none was taken.
-        hashed: once it is.
-    """
-
-    name: str
-    size: int
-    sample: str = ""
-    hashed: Hashed | None = None
 
 
 @dataclass(frozen=True)
@@ -182,22 +167,6 @@ class Made:
             state.put(_SAMPLE, sample, str(self.weights))
 
 
-def hash_content(file: File, on_read: Callable[[int], None]) -> Digest:
-    """The sha256 of a file, held to be the one that was found.
-
-    Raises:
-        CheckpointError: it cannot be read, or is not what it was.
-    """
-    import hashlib
-
-    state = hashlib.sha256()
-    buffer = memoryview(bytearray(1024 * 1024))
-    for chunk in file.read(0, lambda: buffer):
-        state.update(chunk)
-        on_read(len(chunk))
-    return Digest("sha256", state.hexdigest())
-
-
 def make(pattern: str, root: Path, files: tuple[File, ...], ownership: Ownership, recipe: Recipe, state: State) -> Made:
     """What the checkpoint becomes: by what *state* knows of it, or else by its headers and samples.
 
@@ -213,7 +182,7 @@ def make(pattern: str, root: Path, files: tuple[File, ...], ownership: Ownership
     opened = open_checkpoint(pattern, root, files, ownership, recipe)
     kept = recipe.format == "keep"
     parts = tuple(
-        Part(_name(blueprint), blueprint.size, "" if kept else sample_layer(blueprint))
+        Part(blueprint.label, blueprint.size, "" if kept else sample_layer(blueprint))
         for blueprint in opened.blueprints
     )
     samples = (sample_weights(opened.weights)[:32],) if kept else tuple(part.sample for part in parts)
@@ -224,15 +193,6 @@ def make(pattern: str, root: Path, files: tuple[File, ...], ownership: Ownership
     }
     others |= opened.fixed
     return Made(pattern, root, files, ownership, recipe, parts, opened.made, others, samples, _opened=opened)
-
-
-def parts_of(blueprints: Sequence[Blueprint]) -> tuple[Part, ...]:
-    """Layers of which no more is known than what they are called."""
-    return tuple(Part(_name(blueprint), blueprint.size) for blueprint in blueprints)
-
-
-def _name(blueprint: Blueprint) -> str:
-    return blueprint.label
 
 
 def _identity(files: Sequence[File], ownership: Ownership, recipe: Recipe) -> str:

@@ -16,8 +16,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
-from .weights import TensorInfo
+if TYPE_CHECKING:
+    from .weights import TensorInfo
 
 __all__ = ["SHARDS_VERSION", "index_of", "shards"]
 

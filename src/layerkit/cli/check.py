@@ -47,7 +47,7 @@ def check(folder: Path, file: Path | None, overrides: tuple[str, ...], as_json: 
                 state,
                 platforms=tuple(project.image.platforms) or (settings.platform,),
                 resolve=lambda reference: Base(),
-                sources=Sources(Hub(settings.environment), lock.checkpoint if lock else None),
+                sources=Sources(lambda: Hub(settings.environment), lock.checkpoint if lock else None),
             )
         agrees = check_lock(lock, inputs)
         away = inputs.checkpoint.elsewhere if inputs.checkpoint else None

@@ -255,8 +255,9 @@ def convert(
 
     Prints the file's name; with another dtype, what was lost, on standard error.
     """
-    from ..checkpoint.convert import Options, largest, write
     from ..checkpoint.convert import convert as start
+    from ..checkpoint.convert import largest, write
+    from ..checkpoint.recipe import Options
     from .app import json_errors
 
     with json_errors(as_json):

@@ -127,7 +127,7 @@ def _sources(project: Project, settings: Settings) -> Sources:
     from ..lock import read
 
     lock = read(project.lock) if project.lock is not None else None
-    return Sources(Hub(settings.environment), lock.checkpoint if lock else None)
+    return Sources(lambda: Hub(settings.environment), lock.checkpoint if lock else None)
 
 
 def _printed(service: Service, form: str) -> str:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ..assemble import Assembled, PackedCheckpoint, Runtime
 from ..checkpoint import Packer
-from ..engine import BakeResult
 from ..events import Listener
 from ..oci import Digest, Layer
 from ..planner import Present
+
+if TYPE_CHECKING:
+    from ..engine import BakeResult
 
 __all__ = ["Destination", "Output", "Published", "Sent", "Stopped", "checkpoint_tag", "runtime_tag"]
 

@@ -11,11 +11,10 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ..assemble import Assembled, PackedCheckpoint, Runtime, checkpoint_image
 from ..checkpoint import Packer
-from ..engine import BakeResult
 from ..errors import CheckpointError, IntegrityError, LocalResourceError, printable
 from ..events import Listener, Transfer
 from ..oci import Config, Descriptor, Digest, Image, Index, Layer, Manifest, Platform, dump, parse_manifest
@@ -23,6 +22,9 @@ from ..planner import Present
 from ..runtime.placeholder import may_be_placeholder, placeholder_place
 from ..state import State
 from .base import Output, Published, Sent, Stopped, checkpoint_tag, runtime_tag
+
+if TYPE_CHECKING:
+    from ..engine import BakeResult
 
 __all__ = ["LayoutDestination"]
 

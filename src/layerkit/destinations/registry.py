@@ -7,11 +7,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from typing import TYPE_CHECKING
 
 from ..assemble import PREFIX, Assembled, PackedCheckpoint, Runtime, checkpoint_image
 from ..checkpoint import Blueprint, Packer
 from ..checkpoint.elsewhere import RemoteBlueprint
-from ..engine import BakeResult
 from ..errors import ConflictError, IntegrityError, RefusedError
 from ..events import Listener
 from ..oci import CREATED, MEDIA, Config, Descriptor, Digest, Image, Index, Layer, Manifest, Platform
@@ -21,6 +21,9 @@ from ..runtime.placeholder import may_be_placeholder, placeholder_place
 from ..state import State
 from .base import Output, Published, Sent, checkpoint_tag, runtime_tag
 from .sending import LAYER_JOBS, Again, Beside, Sending
+
+if TYPE_CHECKING:
+    from ..engine import BakeResult
 
 __all__ = ["LAYER_JOBS", "RegistryDestination"]
 

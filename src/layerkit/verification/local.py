@@ -10,10 +10,11 @@ from pathlib import Path, PurePosixPath
 from ..checkpoint import File, Ownership, arrange, find
 from ..checkpoint.blueprint import Blueprint
 from ..checkpoint.hashing import combine, hash_weights
-from ..checkpoint.made import hash_content
+from ..checkpoint.opened import open_checkpoint
 from ..checkpoint.opening import Contents, look
 from ..checkpoint.pack import Packer
-from ..checkpoint.recipe import Recipe, open_checkpoint
+from ..checkpoint.parts import hash_content
+from ..checkpoint.recipe import Recipe
 from ..checkpoint.virtual import VirtualFile
 from ..checkpoint.weights import TensorInfo
 from ..errors import CheckpointError, LayerkitError

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from layerkit.checkpoint.convert import Lost, Options, VirtualFile, convert, write
+from layerkit.checkpoint.convert import Lost, VirtualFile, convert, write
 from layerkit.checkpoint.hashing import hash_weights
 from layerkit.checkpoint.opening import open_weights
+from layerkit.checkpoint.recipe import Options
 from layerkit.errors import CheckpointError, ConfigurationError, LocalResourceError
 
 torch: Any = pytest.importorskip("torch")

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from layerkit.checkpoint import Ownership, Packer, find
 from layerkit.checkpoint.blueprint import Blueprint
-from layerkit.checkpoint.convert import Options, convert
+from layerkit.checkpoint.convert import convert
 from layerkit.checkpoint.hashing import hash_weights
 from layerkit.checkpoint.made import Made, make
 from layerkit.checkpoint.opening import open_weights
-from layerkit.checkpoint.recipe import Recipe
+from layerkit.checkpoint.recipe import Options, Recipe
 from layerkit.checkpoint.sample import sample_weights
 from layerkit.errors import CheckpointError
 from layerkit.state import State
