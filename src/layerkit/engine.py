@@ -1,8 +1,9 @@
 """Docker and buildx, as we use them.
 
-python-on-whales finds the client and speaks for short calls. Builds, loads and saves run through the command
-that it resolved, in a process group of their own: their output is streamed and bounded, and Ctrl-C or a time
-limit ends all of it (python-on-whales has no time limit, and collects output in one growing string).
+python-on-whales finds the client. Builds, saves and short calls run through the command that it resolved, in a
+process group of their own: their output is streamed and bounded, and Ctrl-C or a time limit ends all of it
+(python-on-whales has no time limit, and collects output in one growing string). What the command would only pass on
+to a daemon of this machine goes to its socket (``daemon``).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .daemon import Daemon, Load, socket_of
 from .errors import AuthenticationError, BuildError, LocalResourceError, TransientError, printable
 from .events import Listener, silent
 from .processes import Loading, end, group
@@ -154,8 +156,21 @@ class Engine:
             raise LocalResourceError(f"docker: cannot be run: {error.strerror}") from None
 
     @cached_property
+    def _daemon(self) -> Daemon | None:
+        return Daemon.at(socket_of(self._environment))
+
+    @cached_property
     def _info(self) -> subprocess.CompletedProcess[bytes]:
         return self.ask("info", "--format", "{{json .}}")
+
+    @cached_property
+    def store(self) -> str:
+        """The local Docker's image store: containerd, classic, or "" where there is no local Docker.
+
+        Raises:
+            LocalResourceError: no docker, or no daemon, each with what to do.
+        """
+        return _store(self._daemon.info()) if self._daemon is not None else self.abilities.store
 
     @cached_property
     def data_folder(self) -> Path | None:
@@ -228,11 +243,7 @@ class Engine:
                 f"docker: no daemon answers ({printable(said, 200)})",
                 hint=_NO_DAEMON,
             )
-        store = ""
-        if served:
-            containerd = any("io.containerd.snapshotter" in str(row) for row in info.get("DriverStatus") or ())
-            store = "containerd" if containerd else "classic"
-        return Abilities(driver, store)
+        return Abilities(driver, _store(info) if served else "")
 
     def _driver(self) -> str:
         done = self.ask("buildx", "inspect", *((self.builder,) if self.builder else ()))
@@ -247,6 +258,8 @@ class Engine:
 
     def image(self, reference: str) -> dict[str, Any] | None:
         """``docker image inspect`` of a local image, or None."""
+        if self._daemon is not None:
+            return self._daemon.image(reference)
         done = self.ask("image", "inspect", reference)
         if done.returncode != 0:
             if b"o such image" in done.stderr:
@@ -255,9 +268,12 @@ class Engine:
         found = json.loads(done.stdout)
         return found[0] if found else None
 
-    def tag(self, source: str, reference: str) -> None:
+    def tag(self, source: str, repository: str, tag: str) -> None:
         """Give a local image another name."""
-        done = self.ask("image", "tag", source, reference)
+        if self._daemon is not None:
+            self._daemon.tag(source, repository, tag)
+            return
+        done = self.ask("image", "tag", source, f"{repository}:{tag}")
         if done.returncode != 0:
             raise _lost(done.stderr)
 
@@ -365,12 +381,14 @@ class Engine:
                 )
             return status
 
-    def load(self) -> Loading:
+    def load(self) -> Load | Loading:
         """``docker load``, waiting for an archive.
 
         Raises:
-            LocalResourceError: docker cannot be run.
+            LocalResourceError: docker cannot be run, or its daemon does not answer.
         """
+        if self._daemon is not None:
+            return self._daemon.load()
         return Loading([*self.command, "load"], self._environment)
 
     @contextlib.contextmanager
@@ -384,6 +402,12 @@ class Engine:
             stdin=subprocess.DEVNULL,
         ) as process:
             yield process.stdout
+
+
+def _store(info: Mapping[str, Any]) -> str:
+    """By what ``docker info`` says of a daemon."""
+    containerd = any("io.containerd.snapshotter" in str(row) for row in info.get("DriverStatus") or ())
+    return "containerd" if containerd else "classic"
 
 
 def _lost(stderr: bytes) -> LocalResourceError:

@@ -11,7 +11,8 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .errors import LocalResourceError, printable
+from .daemon import refused
+from .errors import LocalResourceError
 
 __all__ = ["Loading", "end", "group"]
 
@@ -99,12 +100,11 @@ class Loading:
 
     def _said(self) -> str:
         self._reader.join(_GRACE)
-        return printable(b"".join(self._output).decode(errors="replace").strip())
+        return b"".join(self._output).decode(errors="replace").strip()
 
     def _failed(self) -> LocalResourceError:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_GRACE)
         said = self._said()
         self._held.close()
-        hint = "free some room: docker system df" if "no space" in said else ""
-        return LocalResourceError(f"docker load: {said or f'exit status {self._process.returncode}'}", hint=hint)
+        return refused(said or f"exit status {self._process.returncode}")

@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -237,13 +238,21 @@ def make_workspace(engine: Engine, root: Path, state: Path, repository: str) -> 
 
 
 class CountingProxy:
-    """A TCP proxy in front of the registry: counts what goes in, so that "uploaded" is not our own word for it."""
+    """A TCP proxy in front of the registry: counts what goes in, so that "uploaded" is not our own word for it.
 
-    def __init__(self, target: str) -> None:
-        host, _, port = target.rpartition(":")
-        self._target = (host, int(port))
-        self._server = socket.create_server(("127.0.0.1", 0))
-        self.host = f"127.0.0.1:{self._server.getsockname()[1]}"
+    *target* is HOST:PORT, or the path of a socket; *front* the path of a socket to be, instead of a port.
+    """
+
+    def __init__(self, target: str, front: Path | None = None) -> None:
+        self._target = target
+        if front is None:
+            self._server = socket.create_server(("127.0.0.1", 0))
+            self.host = f"127.0.0.1:{self._server.getsockname()[1]}"
+        else:
+            self._server = socket.socket(socket.AF_UNIX)
+            self._server.bind(str(front))
+            self._server.listen()
+            self.host = str(front)
         self.received = 0
         self._lock = threading.Lock()
         self._closed = False
@@ -253,11 +262,19 @@ class CountingProxy:
         while not self._closed:
             try:
                 inner, _ = self._server.accept()
-                outer = socket.create_connection(self._target)
+                outer = self._dial()
             except OSError:
                 return
             threading.Thread(target=self._pump, args=(inner, outer, True), daemon=True).start()
             threading.Thread(target=self._pump, args=(outer, inner, False), daemon=True).start()
+
+    def _dial(self) -> socket.socket:
+        if self._target.startswith("/"):
+            outer = socket.socket(socket.AF_UNIX)
+            outer.connect(self._target)
+            return outer
+        host, _, port = self._target.rpartition(":")
+        return socket.create_connection((host, int(port)))
 
     def _pump(self, source: socket.socket, sink: socket.socket, count: bool) -> None:
         try:
@@ -297,3 +314,22 @@ def proxy(engine: Engine) -> Iterator[CountingProxy]:
     made = CountingProxy(engine.registry)
     yield made
     made.close()
+
+
+@pytest.fixture
+def docker_by() -> Iterator[Callable[[str], CountingProxy]]:
+    """The Docker of the environment by way of a proxy that counts: over a "socket", which layerkit speaks to itself, or
+    over "TCP", where it has the docker command do so. Its host is a DOCKER_HOST."""
+    made: list[CountingProxy] = []
+    with tempfile.TemporaryDirectory() as folder:  # a socket's path is short
+
+        def make(kind: str) -> CountingProxy:
+            front = Path(folder, "docker.sock") if kind == "socket" else None
+            proxy = CountingProxy(os.environ["DOCKER_HOST"].removeprefix("unix://"), front)
+            proxy.host = f"unix://{front}" if front else f"tcp://{proxy.host}"
+            made.append(proxy)
+            return proxy
+
+        yield make
+        for proxy in made:
+            proxy.close()

@@ -30,8 +30,9 @@ MAY: dict[str, set[str]] = {
     "checkpoint": {"oci", "errors", "state"},
     "runtime": {"oci", "errors", "events", "project"},
     "registry": {"_version", "oci", "errors", "events"},
-    "processes": {"errors"},
-    "engine": {"errors", "events", "runtime", "processes"},
+    "daemon": {"errors"},
+    "processes": {"errors", "daemon"},
+    "engine": {"errors", "events", "runtime", "daemon", "processes"},
     "lock": {"oci", "errors", "project", "checkpoint"},
     "byreference": {"oci", "errors", "state", "checkpoint", "lock"},
     "checkpoint_inputs": {"oci", "errors", "state", "project", "checkpoint", "runtime", "lock", "byreference"},
@@ -40,8 +41,8 @@ MAY: dict[str, set[str]] = {
     "limits": {"oci", "errors", "checkpoint", "fingerprint", "assemble"},
     "planner": {"checkpoint_inputs", "units", "oci", "checkpoint", "fingerprint", "assemble", "limits"},
     "destinations": {
-        "oci", "errors", "events", "state", "checkpoint", "registry", "runtime", "engine", "processes", "assemble",
-        "planner",
+        "oci", "errors", "events", "state", "checkpoint", "registry", "runtime", "engine", "daemon", "processes",
+        "assemble", "planner",
     },
     "borrow": {
         "oci", "errors", "events", "checkpoint", "fingerprint", "assemble", "planner", "registry",

@@ -11,6 +11,7 @@ import tarfile
 from collections.abc import Callable, Sequence
 
 from ..checkpoint import Blueprint
+from ..daemon import Load
 from ..events import Listener, Transfer
 from ..oci import MEDIA, Image, dump
 from ..processes import Loading
@@ -28,7 +29,7 @@ class Archive:
         small: bytes of everything in it but the checkpoint's layers.
     """
 
-    def __init__(self, loading: Loading) -> None:
+    def __init__(self, loading: Load | Loading) -> None:
         self.small = 0
         self._loading = loading
 

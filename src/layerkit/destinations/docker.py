@@ -54,13 +54,13 @@ class DockerDestination:
 
     @cached_property
     def _classic(self) -> bool:
-        abilities = self.engine.abilities
-        if not abilities.store:
+        store = self.engine.store
+        if not store:
             raise LocalResourceError(
                 "docker: the builder is there, but no local Docker to load the image into",
                 hint="add --push, or --output oci:DIR",
             )
-        return abilities.store == "classic"
+        return store == "classic"
 
     # ------------------------------------------------------------------------------------------------- what is there
 
@@ -339,7 +339,7 @@ class DockerDestination:
         if self.engine.image(identity) is not None and self._image("docker-image", identity) is not None:
             self.close()
             for tag in tags:
-                self.engine.tag(identity, self._local(tag))
+                self.engine.tag(identity, self.reference.familiar, tag)
         else:
             try:
                 loaded = self._load(image, tags, present.blobs, packer, listener)
