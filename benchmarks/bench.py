@@ -43,6 +43,7 @@ def size_of(text: str) -> int:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=size_of, default="2GiB", help="of the checkpoint (default: 2GiB)")
+    parser.add_argument("--weights", choices=("fp16", "random"), default="fp16", help="what they consist of")
     parser.add_argument("--rounds", type=int, default=3, help="each runs every contestant once (default: 3)")
     parser.add_argument("--quick", action="store_true", help="256MiB, one round: does it work at all")
     parser.add_argument("--only", default="", metavar="PHASES", help=f"of {', '.join(PHASES)}")
@@ -62,7 +63,7 @@ def arguments() -> argparse.Namespace:
 
 def measure(given: argparse.Namespace, engine: Engine, work: Path) -> Bench:
     """Everything, and an empty registry and builder afterwards, also after Ctrl-C."""
-    bench = Bench(engine, given.size, given.rounds, work, given.patience)
+    bench = Bench(engine, given.size, given.rounds, work, given.patience, given.weights)
     try:
         for name in given.phases:
             say(f"{name}: {(PHASES[name].__doc__ or '').splitlines()[0]}")
@@ -84,6 +85,7 @@ def report(given: argparse.Namespace, bench: Bench, free: int) -> None:
         "schema_version": 1,
         "taken": taken.isoformat(timespec="seconds"),
         "size": given.size,
+        "weights": given.weights,
         "rounds": given.rounds,
         "phases": given.phases,
         "machine": facts,
@@ -97,8 +99,8 @@ def report(given: argparse.Namespace, bench: Bench, free: int) -> None:
     target = RESULTS / f"{taken:%Y%m%dT%H%M%SZ}.json"
     target.write_text(json.dumps(document, indent=1) + "\n")
     memory = f"{facts['memory'] / 1024**3:.0f} GiB"
-    print(f"\ncheckpoint {given.size / MIB:.0f} MiB, {given.rounds} rounds; {facts['cores']} cores, {memory},", end=" ")
-    print(f"{facts['processor']}, Linux {facts['kernel']}")
+    print(f"\ncheckpoint {given.size / MIB:.0f} MiB, {given.weights}, {given.rounds} rounds;", end=" ")
+    print(f"{facts['cores']} cores, {memory}, {facts['processor']}, Linux {facts['kernel']}")
     print(", ".join(f"{name} {value}" for name, value in programs.items() if value))
     print(f"\n{seconds_table(bench.runs)}\n\n{goals_table(reached)}\n")
     for line in bench.skipped:

@@ -25,6 +25,7 @@ class Bench:
         size: bytes of the checkpoint.
         work: a folder on a disk, for projects and weights.
         patience: seconds to wait, before each measurement, for others on the machine to be quiet.
+        content: of weights, "fp16" or "random".
         runs: phase -> everything measured, in the order in which it was.
         skipped: what was not measured, and why.
         prefix: of the repositories' names.
@@ -35,6 +36,7 @@ class Bench:
     rounds: int
     work: Path
     patience: float
+    content: str = "fp16"
     runs: dict[str, list[Measured]] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
     least_free: int = 1 << 62
@@ -50,7 +52,7 @@ class Bench:
     def project(self, name: str, size: int) -> Project:
         folder = self.work / name
         folder.mkdir()
-        return Project(folder, self.engine, f"{self.engine.registry}/{self.prefix}/{name}", size)
+        return Project(folder, self.engine, f"{self.engine.registry}/{self.prefix}/{name}", size, self.content)
 
     def measure(
         self, phase: str, name: str, number: int, work: Callable[[], tuple[Done, dict[str, Any]]], *, quiet: bool = True

@@ -77,12 +77,13 @@ def _wheel(folder: Path, name: str) -> None:
 
 @dataclass
 class Project:
-    """A folder with code, a dependency and weights; ``size`` of the weights in bytes."""
+    """A folder with code, a dependency and weights; ``size`` of the weights in bytes, ``content`` of what kind."""
 
     folder: Path
     engine: Engine
     repository: str
     size: int
+    content: str = "fp16"
     state: Path = field(init=False)
     _edits: int = 0
 
@@ -111,7 +112,7 @@ class Project:
 
     def new_weights(self, size: int = 0) -> None:
         """Fresh weights of *size* bytes, of the project's own where none is given."""
-        write_weights(self.weights, size or self.size)
+        write_weights(self.weights, size or self.size, self.content)
 
     def edit_code(self) -> None:
         self._edits += 1

@@ -1,8 +1,8 @@
 """The local Docker daemon by its own socket: what the docker command would only pass on.
 
 Docker Engine API, https://docs.docker.com/reference/api/engine/. Each docker command costs some 40 ms to start, and
-``docker load`` copies every byte twice more on its way (measured: 2 GiB of weights in 0.85 of the time, with 0.63 of the
-processor time on our side). A daemon that is reached by other means (TCP, TLS, SSH, a named pipe) is left to the
+``docker load`` copies every byte twice more on its way (measured: 2 GiB of weights in 0.85 of the time, with 0.63 of
+the processor time on our side). A daemon that is reached by other means (TCP, TLS, SSH, a named pipe) is left to the
 command.
 """
 
