@@ -13,10 +13,16 @@ from .checkpoint_inputs import CheckpointInputs
 from .destinations import Destination, Sent, Stopped
 from .errors import LayerkitError
 from .events import Listener
+from .memory import for_files
 from .oci import Digest
 from .state import State
 
 __all__ = ["Count", "Packed", "Task", "pack"]
+
+# What does not fit into half of the memory that files may take is hashed and sent side by side, at most so many bytes
+# apart. Measured with 2 GiB in a control group of 300 MiB: 2.1 to 2.4 GiB are read from the disk, 3.1 to 3.9 where each
+# goes at its own pace, and 3.0 where they are a tenth of that memory apart: the kernel does not drop the oldest first.
+_SIDE_BY_SIDE = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +65,8 @@ def pack(
     # Docker unpacks what it is given at once: nothing is gained there.
     compression = "none" if destination.kind == "docker" else checkpoint.recipe.compression
     blueprints = [replace(blueprint, compression=compression) for blueprint in checkpoint.blueprints]
-    packer = Packer(blueprints, count.add, known).start()
+    fits = sum(blueprint.size for blueprint in blueprints) <= for_files() // 2
+    packer = Packer(blueprints, count.add, known, apart=None if fits else _SIDE_BY_SIDE).start()
     try:
         sent = destination.send(packer, listener, stopped)
         if checkpoint.elsewhere is None:

@@ -362,3 +362,29 @@ def test_resumed(trainer: Trainer, tmp_path: Path) -> None:
     assert equal(found, {name: tensor.half() for name, tensor in state.items()})
     sent = trainer.registry.received_bytes(method="PATCH")
     assert sent < 2 * sum(tensor.nbytes for tensor in state.values()) // 2 + 2_000_000
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("compression", ["none", "auto"])
+def test_more_weights_than_memory(
+    compression: str, tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the weights do not fit into memory, the same layers come of them, with the same bytes read and sent."""
+    values = (torch.randn(6_000_000), torch.zeros(18_000_000), torch.randn(5_000_000))
+    found = []
+    for number, fits in enumerate((0, 1 << 62)):
+        registry = serve()
+        root = tmp_path / str(number)
+        root.mkdir()
+        trainer = Trainer(root, registry.host)
+        trainer.seed(registry)
+        trainer.options(f'compression = "{compression}"', "weights")
+        for shard, value in enumerate(values, 1):
+            trainer.save({"weight": value}, f"model-{shard:05}-of-00003.pt")
+        trainer.save({"small": torch.zeros(3)}, "small.pt")
+        monkeypatch.setattr("layerkit.packing.for_files", lambda fits=fits: fits)
+        document = trainer.push().to_json()
+        layers = [layer["digest"] for layer in document["layers"] if layer["role"] == "checkpoint"]
+        found.append((layers, document["bytes"]))
+    assert len(found[0][0]) == 4 and found[0][1]["checkpoint_read"] > 116_000_000
+    assert found[0] == found[1]

@@ -31,6 +31,7 @@ MAY: dict[str, set[str]] = {
     "runtime": {"oci", "errors", "events", "project"},
     "registry": {"_version", "oci", "errors", "events"},
     "daemon": {"errors"},
+    "memory": set(),
     "processes": {"errors", "daemon"},
     "engine": {"errors", "events", "runtime", "daemon", "processes"},
     "lock": {"oci", "errors", "project", "checkpoint"},
@@ -63,7 +64,9 @@ MAY: dict[str, set[str]] = {
         "oci", "errors", "settings", "state", "project", "registry", "engine", "destinations", "request",
     },
     "targets": {"errors", "events", "runtime", "fingerprint", "destinations", "staging", "connections"},
-    "packing": {"assemble", "checkpoint_inputs", "oci", "errors", "events", "state", "checkpoint", "destinations"},
+    "packing": {
+        "assemble", "checkpoint_inputs", "oci", "errors", "events", "memory", "state", "checkpoint", "destinations",
+    },
     "pipeline": {
         "checkpoint_inputs", "oci", "errors", "events", "settings", "project", "checkpoint", "runtime",
         "engine", "fingerprint", "assemble", "planner", "destinations", "request", "results", "staging",

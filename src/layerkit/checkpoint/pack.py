@@ -7,8 +7,9 @@ import hashlib
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -41,12 +42,15 @@ class Packer:
     """Hashes the layers in a thread of its own, ahead of whoever sends them.
 
     Two digests are made of every byte in one pass: the layer's, and the file's own (what ``sha256sum`` prints),
-    each on its own core.
+    each on its own core. Who sends (``content``) reads the same bytes again, from memory: the two wait for each other
+    where what one has read would be dropped from there before the other comes to it.
 
     Args:
         blueprints: the layers, in the order in which they are hashed.
         on_read: called with the number of checkpoint bytes just read, for progress.
         known: index -> what is known of that layer: it is not read.
+        apart: most bytes of a layer between what is hashed and what is sent, unless somebody waits for a digest;
+            None for as many as there are.
     """
 
     def __init__(
@@ -54,8 +58,13 @@ class Packer:
         blueprints: Sequence[Blueprint],
         on_read: Callable[[int], None] | None = None,
         known: Mapping[int, Hashed] | None = None,
+        apart: int | None = None,
     ) -> None:
         self.blueprints = tuple(blueprints)
+        self._apart = apart
+        self._at = (0, 0)  # the layer that is hashed, and how many bytes of it are
+        self._line: dict[int, int] = {}  # index -> bytes that were sent
+        self._waiting = 0  # for a digest
         self._on_read = on_read or (lambda count: None)
         self._condition = threading.Condition()
         self._hashed: dict[int, Hashed] = dict(known or {})
@@ -74,7 +83,9 @@ class Packer:
 
     def stop(self) -> None:
         """End the thread; who still waits for a digest gets a CheckpointError."""
-        self._stop = True
+        with self._condition:
+            self._stop = True
+            self._condition.notify_all()
         if self._thread.is_alive():
             self._thread.join()
 
@@ -98,7 +109,16 @@ class Packer:
             CheckpointError: a file changed, or cannot be read.
         """
         if not self.compresses(index):
-            return self.blueprints[index]
+            blueprint = self.blueprints[index]
+            if self._apart is None or index in self._hashed:
+                return blueprint
+            return _InStep(
+                blueprint.files,
+                blueprint.created_by,
+                blueprint.pieces,
+                blueprint.size,
+                sent=partial(self._sent_to, index),
+            )
         self.digest(index)
         return self._sent[index]
 
@@ -114,7 +134,10 @@ class Packer:
             CheckpointError: a file changed, or cannot be read.
         """
         with self._condition:
+            self._waiting += 1
+            self._condition.notify_all()
             self._condition.wait_for(lambda: index in self._sent or self._failure is not None)
+            self._waiting -= 1
             if index in self._sent:
                 return self._digest(index)
             assert self._failure is not None
@@ -162,16 +185,43 @@ class Packer:
                 self._failure = error
                 self._condition.notify_all()
 
+    def _hashed_to(self, index: int, count: int) -> None:
+        """Of layer *index*, *count* bytes are hashed: wait where whoever sends it is too far behind."""
+        if (limit := self._apart) is not None:
+            with self._condition:
+                self._at = (index, count)
+                self._condition.notify_all()
+                self._condition.wait_for(
+                    lambda: self._stop or self._waiting or count - self._line.get(index, 0) <= limit
+                )
+
+    def _sent_to(self, index: int, count: int) -> None:
+        """Of layer *index*, *count* bytes are sent: wait where the hash is in it, and too far behind."""
+        limit = self._apart or 0
+        with self._condition:
+            self._line[index] = count
+            self._condition.notify_all()
+            # Of several that are sent at a time, those whose turn has not come are not waited for.
+            self._condition.wait_for(
+                lambda: (
+                    self._stop
+                    or self._failure
+                    or index in self._sent
+                    or index != self._at[0]
+                    or count - self._at[1] <= limit
+                )
+            )
+
     def _hash(self, index: int, blueprint: Blueprint, beside: _Beside) -> tuple[Hashed, Blueprint | Compressed]:
         if not self.compresses(index):
-            return self._read_all(blueprint, beside, None), blueprint
+            return self._read_all(index, blueprint, beside, None), blueprint
         from .compress import Compressor
 
         with Compressor() as compressor:
-            hashed = self._read_all(blueprint, beside, compressor)
+            hashed = self._read_all(index, blueprint, beside, compressor)
             return hashed, compressor.compressed(blueprint, hashed.digest)
 
-    def _read_all(self, blueprint: Blueprint, beside: _Beside, compressor: Compressor | None) -> Hashed:
+    def _read_all(self, index: int, blueprint: Blueprint, beside: _Beside, compressor: Compressor | None) -> Hashed:
         whole = hashlib.sha256()
         own = {file.path: {name: hashlib.sha256() for name, _, _ in file.sections} for file in blueprint.files}
         for piece in blueprint.pieces:
@@ -184,6 +234,7 @@ class Packer:
             left = [section for section in reversed(piece.file.sections) if section[2]]
             position = 0
             for chunk in piece.file.read(0, beside.take):
+                self._hashed_to(index, piece.start + position)
                 if self._stop:
                     raise CheckpointError("checkpoint: stopped before it was read to its end")
                 while left and position >= left[-1][1] + left[-1][2]:
@@ -201,6 +252,19 @@ class Packer:
             for path, states in own.items()
         }
         return Hashed(Digest("sha256", whole.hexdigest()), sections)
+
+
+@dataclass(frozen=True)
+class _InStep(Blueprint):
+    """A layer whose reader tells how far it is."""
+
+    sent: Callable[[int], None] = lambda count: None
+
+    def open(self, offset: int = 0) -> Iterator[memoryview]:
+        for chunk in super().open(offset):
+            yield chunk
+            offset += len(chunk)
+            self.sent(offset)
 
 
 class _Beside:

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ..assemble import Assembled, PackedCheckpoint, Runtime
-from ..checkpoint import Packer
+from ..checkpoint import Blueprint, Packer
 from ..engine import BakeResult, Engine
 from ..errors import IntegrityError, LayerkitError, LocalResourceError
 from ..events import Listener
@@ -304,7 +304,9 @@ class DockerDestination:
         # containerd goes on with what it got under this name before; should the files differ, the digest will not fit.
         path = f"layerkit-{Digest.of(f'{taste} {blueprint.mark}'.encode()).hex}/layer.tar"
         try:
-            self._archive.layer(path, blueprint, f"checkpoint-{index}", listener, lambda: stopped() or packer.failed)
+            content = packer.content(index)
+            assert isinstance(content, Blueprint)  # nothing is compressed for Docker
+            self._archive.layer(path, content, f"checkpoint-{index}", listener, lambda: stopped() or packer.failed)
         except Stopped:
             if packer.failed:
                 packer.digest(index)  # says why

@@ -86,3 +86,63 @@ def test_packer_stops(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="stopped"):
         packer.digest(0)
     assert not any(thread.name.startswith("layerkit-hash") for thread in threading.enumerate())
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("slower", ["hash", "line"])
+def test_hash_and_line_stay_together(slower: str, tmp_path: Path) -> None:
+    """With a limit, what is hashed of a layer and what is sent of it are never further apart but for two chunks."""
+    limit = 4 * MIB
+    write(tmp_path, {"one.bin": random.Random(1).randbytes(24 * MIB)})
+    hashed, apart = [0], []
+
+    def on_read(count: int) -> None:
+        hashed[0] += count
+        if slower == "hash":
+            time.sleep(0.002)
+
+    packer = Packer(arrange(find(".", tmp_path), OWNER), on_read, apart=limit).start()
+    sent, whole = 0, hashlib.sha256()
+    for chunk in packer.content(0).open():
+        whole.update(chunk)
+        sent += len(chunk)
+        apart.append(abs(hashed[0] - sent))
+        if slower == "line":
+            time.sleep(0.002)
+    assert packer.digest(0) == Digest("sha256", whole.hexdigest())
+    packer.stop()
+    assert max(apart) <= limit + 2 * MIB, "further apart than they may be"
+
+
+@pytest.mark.timeout(60)
+def test_nobody_waits_for_a_line_that_does_not_move(tmp_path: Path) -> None:
+    """Hashing stops where nothing is sent, and goes on to its end as soon as a digest is asked for."""
+    write(tmp_path, {"one.bin": bytes(24 * MIB), "two.bin": bytes(24 * MIB)})
+    hashed, reached = [0], threading.Event()
+
+    def on_read(count: int) -> None:
+        hashed[0] += count
+        if hashed[0] >= 4 * MIB:
+            reached.set()
+
+    packer = Packer(arrange(find(".", tmp_path), OWNER), on_read, apart=4 * MIB).start()
+    assert reached.wait(30)
+    packer._thread.join(0.2)
+    assert hashed[0] <= 6 * MIB
+    assert packer.digest(0) != packer.digest(1) and hashed[0] == 48 * MIB
+    packer.stop()
+
+
+@pytest.mark.timeout(60)
+def test_line_is_let_go_where_hashing_failed(tmp_path: Path) -> None:
+    """Who sends is not kept waiting for a hash that has failed."""
+    write(tmp_path, {"one.bin": bytes(24 * MIB)})
+    packer = Packer(arrange(find(".", tmp_path), OWNER), apart=2 * MIB)
+    with pytest.raises(CheckpointError, match="changed"):
+        pieces = packer.content(0).open()
+        next(pieces)  # it is open by now: the one that changed is another reader's
+        os.utime(tmp_path / "one.bin", ns=(1, 1))
+        packer.start()
+        for _ in pieces:
+            pass
+    packer.stop()
