@@ -6,6 +6,8 @@ SIZE ?= 2GiB
 PYTEST := .venv/bin/python -m pytest
 WITH_ENGINE := tools/setup --engine; eval "$$(tools/engine env)"
 export PYTHON
+# Where it is set, pytest rewrites its asserts anew each time: a third of `make check`.
+unexport PYTHONDONTWRITEBYTECODE
 
 SOAK_MINUTES ?= 30
 export SOAK_MINUTES

@@ -15,7 +15,7 @@ import pytest
 from layerkit.daemon import Daemon, socket_of
 from layerkit.errors import LocalResourceError
 
-Script = Callable[[socket.socket], None]
+Script = Callable[[socket.socket, bytes], None]  # the connection, and what came of the request's body by now
 MIB = 1024 * 1024
 
 
@@ -37,8 +37,12 @@ class Fake:
                 connection, _ = self._server.accept()
                 script = self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]
                 with connection, contextlib.suppress(OSError):
-                    self.requests.append(connection.recv(65536))
-                    script(connection)
+                    data = b""
+                    while b"\r\n\r\n" not in data:
+                        data += connection.recv(65536)
+                    head, _, body = data.partition(b"\r\n\r\n")
+                    self.requests.append(head)
+                    script(connection, body)
 
     def close(self) -> None:
         self._server.close()
@@ -61,17 +65,16 @@ def fake(tmp_path: Path) -> Iterator[Callable[..., Fake]]:
 def answer(status: int, body: bytes = b"", *, drain: bool = False) -> Script:
     """*status* with *body*; with *drain* once the request's body has come to its end."""
 
-    def script(connection: socket.socket) -> None:
-        tail = b""
-        while drain and not tail.endswith(b"0\r\n\r\n"):
-            tail = tail[-16:] + connection.recv(MIB)
+    def script(connection: socket.socket, data: bytes) -> None:
+        while drain and not data.endswith(b"0\r\n\r\n"):
+            data = data[-16:] + connection.recv(MIB)
         head = f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         connection.sendall(head.encode() + body)
 
     return script
 
 
-def hang_up(connection: socket.socket) -> None:
+def hang_up(connection: socket.socket, data: bytes) -> None:
     """No answer at all."""
 
 
@@ -159,12 +162,11 @@ def test_load(fake: Callable[..., Fake]) -> None:
     """The archive's pieces arrive as they were given, an empty one does not end them, and quiet success is success."""
     received: list[bytes] = []
 
-    def take(connection: socket.socket) -> None:
-        data = b""
+    def take(connection: socket.socket, data: bytes) -> None:
         while not data.endswith(b"0\r\n\r\n"):
             data += connection.recv(MIB)
         received.append(data)
-        answer(200, b'{"stream":"Loaded image: a"}\r\n')(connection)
+        answer(200, b'{"stream":"Loaded image: a"}\r\n')(connection, data)
 
     made = fake(take)
     load = Daemon(made.path).load()
@@ -172,9 +174,7 @@ def test_load(fake: Callable[..., Fake]) -> None:
         load.write(piece)
     load.finish()
     assert made.requests[0].startswith(b"POST /images/load?quiet=1 HTTP/1.1\r\n")
-    assert (made.requests[0].partition(b"\r\n\r\n")[2] + received[0]) == (
-        b"3\r\none\r\n" + b"12c\r\n" + b"x" * 300 + b"\r\n0\r\n\r\n"
-    )
+    assert received == [b"3\r\none\r\n" + b"12c\r\n" + b"x" * 300 + b"\r\n0\r\n\r\n"]
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_load_refused(script: Script, said: str, hint: str, fake: Callable[..., 
 def test_abort(fake: Callable[..., Fake]) -> None:
     """Abort wakes a thread that is sending to a daemon that takes nothing."""
     held = threading.Event()
-    load = Daemon(fake(lambda connection: held.wait(30) and None).path).load()
+    load = Daemon(fake(lambda connection, data: held.wait(30) and None).path).load()
     caught: list[LocalResourceError] = []
 
     def send() -> None:
