@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -18,7 +19,7 @@ from .checkpoint.hubnames import is_hub
 from .checkpoint.pack import Hashed
 from .checkpoint.parts import Part, hash_content, parts_of
 from .checkpoint.recipe import Options, Recipe
-from .errors import ConfigurationError
+from .errors import ConfigurationError, IntegrityError
 from .lock import LockedCheckpoint
 from .oci import Digest
 from .project import Project
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from .checkpoint.made import Made
 
 __all__ = ["CheckpointInputs", "Sources", "checkpoint_inputs", "own_dockerfile"]
+
+_LAYER = "layer"  # kind of record
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class CheckpointInputs:
         files: what it consists of.
         ownership: where it goes, whose it is.
         digests: path -> sha256, for the files that the stat cache knows.
+        hashed: index -> what hashing gave, for those layers of unchanged files that were hashed before.
         recipe: what becomes of them.
         made: what they become, where the recipe asks for their weights.
         elsewhere: where it is not here; its layers in a registry are ``remote``, once they were looked for.
@@ -72,6 +76,7 @@ class CheckpointInputs:
     digests: Mapping[str, Digest]
     recipe: Recipe = field(default_factory=Recipe)
     made: Made | None = None
+    hashed: Mapping[int, Hashed] = field(default_factory=dict)
     elsewhere: Elsewhere | None = None
     remote: tuple[RemoteBlueprint, ...] = ()
     read: int = 0
@@ -150,7 +155,10 @@ class CheckpointInputs:
         """Its layers by name and size, and what is known of each."""
         if self.elsewhere is not None:
             return tuple(Part(b.label, b.size, "", Hashed(b.known) if b.known else None) for b in self.remote)
-        return self.made.parts if self.made is not None else parts_of(self.blueprints)
+        if self.made is not None:
+            return self.made.parts
+        # What is known is the tar's digest, and the destination has the compressed one's.
+        return parts_of(self.blueprints, self.hashed if self.recipe.compression == "none" else {})
 
     @property
     def samples(self) -> tuple[str, ...]:
@@ -187,6 +195,10 @@ class CheckpointInputs:
                 digests[file.path] = digests.get(file.path) or hash_content(file, on_read)
                 state.remember_file(file.source, file.identity, digests[file.path])
         digests = {file.path: digests[file.path] for file in self.files if file.path in digests}
+        if made is None:
+            for blueprint, layer in zip(self.blueprints, hashed, strict=True):
+                if (mark := blueprint.content_mark(digests)) is not None:
+                    state.put(_LAYER, mark, str(layer.digest))
         return replace(self, digests=digests, made=made)
 
 
@@ -244,8 +256,23 @@ def checkpoint_inputs(project: Project, state: State, sources: Sources | None = 
         return CheckpointInputs((), ownership, {}, recipe, elsewhere=away)
     found = {file.path: state.file_digest(file.source, file.identity) for file in files}
     digests = {path: digest for path, digest in found.items() if digest}
-    made = None if recipe.plain else _made(wanted.path, project.root, files, ownership, recipe, state)
-    return CheckpointInputs(files, ownership, digests, recipe, made)
+    if not recipe.plain:
+        made = _made(wanted.path, project.root, files, ownership, recipe, state)
+        return CheckpointInputs(files, ownership, digests, recipe, made)
+    kept = CheckpointInputs(files, ownership, digests, recipe)
+    return replace(kept, hashed=_hashed_before(kept.blueprints, digests, state)) if digests else kept
+
+
+def _hashed_before(blueprints: Sequence[Blueprint], digests: Mapping[str, Digest], state: State) -> dict[int, Hashed]:
+    found: dict[int, Hashed] = {}
+    for index, blueprint in enumerate(blueprints):
+        mark = blueprint.content_mark(digests)
+        text = state.get(_LAYER, mark) if mark is not None else None
+        with suppress(IntegrityError):
+            if isinstance(text, str):
+                sections = {file.path: {"": digests[file.path]} for file in blueprint.files}
+                found[index] = Hashed(Digest.parse(text), sections)
+    return found
 
 
 def _unasked(locked: LockedCheckpoint | None) -> Callable[[str, Ownership], Elsewhere]:

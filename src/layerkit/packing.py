@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 from .assemble import PackedCheckpoint
@@ -47,6 +47,7 @@ class Packed:
 
 def pack(
     checkpoint: CheckpointInputs,
+    there: Collection[Digest],
     destination: Destination,
     state: State,
     listener: Listener,
@@ -54,13 +55,17 @@ def pack(
 ) -> Packed:
     """Send the layers of *checkpoint* that are not there, and record them under its key.
 
+    Args:
+        there: layers that the destination has: those of unchanged files are not read.
+
     Raises:
         Stopped: *stopped* said so.
         LayerkitError: its files, the hub or the destination fail.
     """
     checkpoint = checkpoint.fetched()
     count = Count()
-    known = checkpoint.made.hashed() if checkpoint.made is not None else {}
+    known = {index: hashed for index, hashed in checkpoint.hashed.items() if hashed.digest in there}
+    known |= checkpoint.made.hashed() if checkpoint.made is not None else {}
     known |= {index: Hashed(layer.known) for index, layer in enumerate(checkpoint.remote) if layer.known}
     # Docker unpacks what it is given at once: nothing is gained there.
     compression = "none" if destination.kind == "docker" else checkpoint.recipe.compression

@@ -329,7 +329,10 @@ class Session:
     def _send(self, plan: Plan) -> Packed:
         assert plan.inputs.checkpoint is not None
         with self._phase("checkpoint"):
-            return pack(plan.inputs.checkpoint, self.to.destination, self.state, self.listener, self._stop.is_set)
+            there = plan.present.blobs
+            return pack(
+                plan.inputs.checkpoint, there, self.to.destination, self.state, self.listener, self._stop.is_set
+            )
 
     def _build_whole(self, plan: Plan) -> Result:
         """BuildKit builds the same Dockerfile with the real checkpoint, and delivers the image itself."""

@@ -187,7 +187,7 @@ def test_emptied_builder_takes_dependencies_from_the_registry_cache(workspace: W
 
 
 def test_folder_of_shards_with_one_changed(workspace: Workspace) -> None:
-    """Of a folder of shards only the layer of the changed shard is uploaded."""
+    """Of a folder of shards only the changed shard is read, and only its layer is uploaded."""
     (workspace.root / "model.pth.tar").unlink()
     for number in range(3):
         write_weights(workspace.root / "weights" / f"model-{number}.safetensors", seed=number, size=17 * MIB)
@@ -197,7 +197,10 @@ def test_folder_of_shards_with_one_changed(workspace: Workspace) -> None:
     before = workspace.digests("checkpoint")
     assert len(before) == 4
     write_weights(workspace.root / "weights" / "model-1.safetensors", seed=9, size=17 * MIB)
+    (layer,) = (layer for layer in workspace.plan(*arguments)["layers"] if layer["role"] == "checkpoint")
+    assert [part["changed"] for part in layer["parts"]] == [False, False, None, False]
     result = workspace.build(*arguments)
+    assert result["bytes"]["checkpoint_read"] == 17 * MIB
     after = workspace.digests("checkpoint")
     assert sum(a != b for a, b in zip(before, after, strict=True)) == 1
     assert 17 * MIB < result["bytes"]["uploaded"] < 17 * MIB + 64 * 1024

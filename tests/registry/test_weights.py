@@ -388,3 +388,25 @@ def test_more_weights_than_memory(
         found.append((layers, document["bytes"]))
     assert len(found[0][0]) == 4 and found[0][1]["checkpoint_read"] > 116_000_000
     assert found[0] == found[1]
+
+
+def test_one_shard_of_many(trainer: Trainer, serve: Serve, tmp_path: Path) -> None:
+    """Of shards kept as they are the changed one alone is read; a registry that has none gets all, each read once."""
+    trainer.options("", "weights")
+    for shard in range(3):
+        (trainer.project / "weights" / f"model-{shard}-of-3.pt").write_bytes(bytes([shard]) * 300_000)
+    assert trainer.push().to_json()["bytes"]["checkpoint_read"] == 900_000
+    (trainer.project / "weights" / "model-1-of-3.pt").write_bytes(b"x" * 300_000)
+    assert [part.changed for part in trainer.layer().parts] == [False, None, False]
+    assert "1 of 3 layers changed" in trainer.layer().reason
+    document = trainer.push().to_json()
+    assert document["bytes"]["checkpoint_read"] == 300_000 and 300_000 < document["bytes"]["uploaded"] < 330_000
+    assert trainer.push().to_json()["bytes"]["checkpoint_read"] == 0
+    registry = serve()
+    (tmp_path / "other").mkdir()
+    other = Trainer(tmp_path / "other", registry.host)
+    other.seed(registry)
+    other.state = trainer.state
+    other.options("", str(trainer.project / "weights"))
+    document = other.push().to_json()
+    assert document["bytes"]["checkpoint_read"] == 900_000 and document["bytes"]["uploaded"] > 900_000

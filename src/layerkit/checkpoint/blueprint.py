@@ -150,6 +150,21 @@ class Blueprint:
             whole.update(piece.data or f"{piece.start} {piece.size} {piece.file and piece.file.mark}".encode())
         return whole.hexdigest()
 
+    def content_mark(self, digests: Mapping[str, Digest]) -> str | None:
+        """The same one is the same tar: of its headers, and of *digests*, the sha256 of each file by its path.
+
+        None where one of these is not known.
+        """
+        whole = hashlib.sha256(f"{FORMAT_VERSION} {self.size}".encode())
+        for piece in self.pieces:
+            if piece.file is None:
+                whole.update(piece.data)
+            elif piece.file.path in digests:
+                whole.update(f"{piece.start} {piece.size} {digests[piece.file.path]}".encode())
+            else:
+                return None
+        return whole.hexdigest()
+
     def layer(self, digest: Digest) -> Layer:
         """The layer that this becomes once its digest is known: uncompressed, digest and diff_id are the same."""
         return Layer(Descriptor(MEDIA.LAYER, digest, self.size), digest, self.created_by)

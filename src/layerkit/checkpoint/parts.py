@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..oci import Digest
@@ -31,9 +31,11 @@ class Part:
     hashed: Hashed | None = None
 
 
-def parts_of(blueprints: Sequence[Blueprint]) -> tuple[Part, ...]:
-    """Layers of which no more is known than what they are called."""
-    return tuple(Part(blueprint.label, blueprint.size) for blueprint in blueprints)
+def parts_of(blueprints: Sequence[Blueprint], known: Mapping[int, Hashed]) -> tuple[Part, ...]:
+    """Layers of files that are kept as they are. *known*: index -> what hashing it gave, of those that were hashed."""
+    return tuple(
+        Part(blueprint.label, blueprint.size, hashed=known.get(index)) for index, blueprint in enumerate(blueprints)
+    )
 
 
 def hash_content(file: File, on_read: Callable[[int], None]) -> Digest:
