@@ -102,7 +102,10 @@ class Connections:
             raise ConfigurationError(
                 f"the local Docker takes one platform, not {len(self.platforms)}", hint="add --push or --output oci:DIR"
             )
-        return DockerDestination(self.engine, name, self.state)
+        checkpoint = self.project.checkpoint
+        apart = checkpoint is not None and checkpoint.placement == "artifact"
+        kept = Reference.parse(self.project.cache.repository or self.project.image.name)
+        return DockerDestination(self.engine, name, self.state, mounted=kept if apart else None)
 
     @property
     def where(self) -> str:

@@ -101,7 +101,7 @@ def _checkpoint_image(project: Project, found: CheckpointInputs) -> str:
     if found.key is None:
         raise ConfigurationError(
             'placement = "artifact": which checkpoint image it is, is known once the weights were read on this machine',
-            hint="layerkit build --push",
+            hint="layerkit build",
         )
     kept = Reference.parse(project.cache.repository or project.image.name)
     return f"{kept.familiar}:{checkpoint_tag(found.key)}"

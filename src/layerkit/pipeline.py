@@ -270,7 +270,7 @@ class Session:
             task.start()
         try:
             runtimes, baked = self._build_runtime(plan)
-            packed = task.result() if task is not None else None
+            packed = task.result() if task is not None else self._give_again(plan)
         except Exception:
             raise
         except BaseException:
@@ -333,6 +333,17 @@ class Session:
             return pack(
                 plan.inputs.checkpoint, there, self.to.destination, self.state, self.listener, self._stop.is_set
             )
+
+    def _give_again(self, plan: Plan) -> Packed | None:
+        """The checkpoint's layers, where they are not there on what BuildKit has just built under them."""
+        found, wanted, present = plan.inputs.checkpoint, self.project.checkpoint, plan.present
+        inside = wanted is not None and wanted.placement == "layer"
+        if not (inside and present.stacked and plan.platforms_to_build and found and found.key):
+            return None
+        if self.to.destination.checkpoint(found.key) is not None:
+            return None
+        nothing = replace(present, checkpoint=None)
+        return self._send(replace(plan, inputs=locate(plan.inputs, nothing, self.to, self._fetched.add, self.listener)))
 
     def _build_whole(self, plan: Plan) -> Result:
         """BuildKit builds the same Dockerfile with the real checkpoint, and delivers the image itself."""

@@ -36,6 +36,8 @@ class Present:
         layer_limit: most bytes of one layer that it takes, where that is known.
         mounts_base: the base's layers are in the same registry, or Docker, already: nobody has to send them.
         host: of the registry that it is; "" where it is none.
+        stacked: a layer is found by all that lies under it too (Docker's classic store): where BuildKit builds that
+            anew, the checkpoint's layers may have to be given again.
     """
 
     runtimes: Mapping[str, Runtime] = field(default_factory=dict)
@@ -47,6 +49,7 @@ class Present:
     layer_limit: int | None = None
     mounts_base: bool = False
     host: str = ""
+    stacked: bool = False
 
     @property
     def samples(self) -> frozenset[str]:
@@ -262,7 +265,10 @@ def _layers(
     planned = []
     for role in ROLES:
         if role == "checkpoint":
-            planned += _checkpoint(inputs, present, pack, way)
+            own = bool(inputs.project.image.dockerfile)  # of which nobody knows what it puts under the checkpoint
+            same_below = bool(before) and not (no_cache or own or changes["base"] or changes["dependencies"])
+            shaky = present.stacked and bool(to_build) and (not same_below or bool(instructions))
+            planned += _checkpoint(inputs, present, pack, way, shaky)
             continue
         if role == "dependencies" and not (now["dependencies"] or inputs.project.image.dockerfile or _installs(inputs)):
             continue
@@ -292,7 +298,8 @@ def _installs(inputs: Inputs) -> bool:
     return bool(inputs.project.dependencies.apt)
 
 
-def _checkpoint(inputs: Inputs, present: Present, pack: bool, way: Way) -> list[LayerPlan]:
+def _checkpoint(inputs: Inputs, present: Present, pack: bool, way: Way, shaky: bool) -> list[LayerPlan]:
+    """*shaky*: layers that are there may have to be given again, for what BuildKit builds under them."""
     checkpoint, wanted = inputs.checkpoint, inputs.project.checkpoint
     if checkpoint is None or wanted is None:
         return []
@@ -313,10 +320,14 @@ def _checkpoint(inputs: Inputs, present: Present, pack: bool, way: Way) -> list[
             reason = f"{checkpoint.elsewhere.said}; {reason}{by}"
         if checkpoint.hub is not None:
             reason = f"{reason}; {checkpoint.hub.name}"
+        if shaky:
+            reason += "; given again where what lies under them turns out to be new"
+            parts = tuple(PartPlan(part.name, part.size, None) for part in checkpoint.parts)
+            return [LayerPlan("checkpoint", "packed", reason, 0, _size(parts), False, parts if len(parts) > 1 else ())]
         there = tuple(PartPlan(part.name, part.size, False) for part in checkpoint.parts)
         return [LayerPlan("checkpoint", action, reason, parts=there if len(there) > 1 else ())]
     parts = tuple(PartPlan(part.name, part.size, _changed(part, present)) for part in checkpoint.parts)
-    size = sum(part.size for part in parts if part.changed is not False)
+    size = _size(parts)
     if checkpoint.recipe.compression == "zstd":
         size += size // 1000  # bytes that do not shrink get frames around them
     reason = _reason(checkpoint, parts, present)
@@ -325,6 +336,10 @@ def _checkpoint(inputs: Inputs, present: Present, pack: bool, way: Way) -> list[
         reason = f"{reason}; {checkpoint.hub.name}{download}"
     # A layer may be there under another key: the same file in another checkpoint.
     return [LayerPlan("checkpoint", "packed", reason, 0, size, False, parts if len(parts) > 1 else ())]
+
+
+def _size(parts: Sequence[PartPlan]) -> int:
+    return sum(part.size for part in parts if part.changed is not False)
 
 
 def _borrowed(checkpoint: CheckpointInputs, present: Present) -> LayerPlan:

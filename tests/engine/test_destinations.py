@@ -63,6 +63,11 @@ def test_load(
     back = build()
     assert back["rebuilt"] == []
     assert workspace.python(SHOW, host=host) == _sha256(weights)
+    (workspace.root / "requirements.txt").write_text("heavy==1.0\nlight==2.0\n")
+    depended = build()
+    below = ["dependencies", "checkpoint"] if store == "classic" else ["dependencies"]
+    assert [role for role in depended["rebuilt"] if role != "code"] == below  # type: ignore[attr-defined]
+    assert workspace.python(f"import light;print(light.VERSION);{SHOW}", host=host) == f"2.0\n{_sha256(weights)}"
 
 
 def test_load_several_tags(workspace: Workspace) -> None:

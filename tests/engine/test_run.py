@@ -121,6 +121,20 @@ def test_artifact_with_the_classic_store(small: Workspace, node: Callable[[str],
     assert done.stdout.startswith(f"/app/model/model.pth.tar {digest}\nsha256:{digest}\n{READ_ONLY[0]}\n")
 
 
+@pytest.mark.parametrize("store", ["containerd", "classic"])
+def test_artifact_of_the_local_docker(small: Workspace, node: Callable[[str], str], store: str) -> None:
+    """Without --push the local Docker has the image to be mounted; put inside, the same weights are inside."""
+    digest = placed(small, "artifact")
+    host = node(store)
+    small.run("build", "-t", "v1", DOCKER_HOST=host)
+    done = small.run("run", "-t", "v1", "--", "python3", "-c", SHOW, DOCKER_HOST=host)
+    assert done.stdout.startswith(f"/app/model/model.pth.tar {digest}\nsha256:{digest}\n{READ_ONLY[0]}\n")
+    inside = ("--set", "checkpoint.placement=layer")
+    small.run("build", "-t", "v1", *inside, DOCKER_HOST=host)
+    done = small.run("run", "-t", "v1", *inside, "--", "python3", "-c", SHOW, DOCKER_HOST=host)
+    assert done.stdout.startswith(f"/app/model/model.pth.tar {digest}\n")
+
+
 def test_layer_and_exit_status(built: Workspace) -> None:
     """An image with its weights is just run: arguments, output, input and exit status are the container's."""
     code = "import os,sys; print(os.environ['A'], sys.argv[1:]); print('err', file=sys.stderr); sys.exit(23)"

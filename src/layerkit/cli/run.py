@@ -106,7 +106,7 @@ def run(
     containers.bring(service.image, f"layerkit build{f' -t {tag}' if tag else ''}")
     for place in service.mounts:
         if isinstance(place, ImageMount):
-            containers.bring(place.reference, "layerkit build --push puts it into the registry")
+            containers.bring(place.reference, "layerkit build puts it here, with --push into the registry")
     status = _started(containers, service, name=name, detach=detach, interactive=interactive, keep=keep)
     if status:
         raise click.exceptions.Exit(status)

@@ -9,39 +9,49 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from ..assemble import Assembled, PackedCheckpoint, Runtime
+from ..assemble import PREFIX, Assembled, PackedCheckpoint, Runtime, checkpoint_image
 from ..checkpoint import Blueprint, Packer
 from ..engine import BakeResult, Engine
 from ..errors import IntegrityError, LayerkitError, LocalResourceError
-from ..events import Listener
+from ..events import Listener, silent
 from ..oci import MEDIA, Config, Descriptor, Digest, Image, Layer, Manifest, Reference, parse_manifest
 from ..planner import Present
 from ..runtime.placeholder import MAX_SIZE, may_be_placeholder, placeholder_place
 from ..state import State
 from .archive import Archive, oci_files
-from .base import Output, Published, Sent, Stopped, runtime_tag
+from .base import Output, Published, Sent, Stopped, checkpoint_tag, runtime_tag
 from .sending import HASH_FIRST, sample
 
 __all__ = ["DockerDestination"]
 
 _KEEP_IN_MEMORY = 64 * 1024 * 1024  # bytes of a layer of the classic store that is read back from docker save
+_CHECKPOINT = "docker-checkpoint"  # kind of record
+_HOLDERS = 4  # images that are remembered to have one checkpoint: each is asked for
 
 
 class DockerDestination:
-    """``name`` is the image's repository; what was loaded before is remembered in *state* and checked with Docker."""
+    """``name`` is the image's repository; what was loaded before is remembered in *state* and checked with Docker.
+
+    ``mounted``: where the checkpoint is an image of its own that is mounted at run time, that image's repository.
+    """
 
     kind = "docker"
 
-    def __init__(self, engine: Engine, reference: Reference, state: State) -> None:
+    def __init__(self, engine: Engine, reference: Reference, state: State, mounted: Reference | None = None) -> None:
         self.engine = engine
         self.reference = reference
         self.state = state
+        self.mounted = mounted
         self.name = reference.name
+        # diff_ids that lie under the checkpoint's layers; None while nobody knows.
+        self._under: tuple[Digest, ...] | None = None if mounted is None else ()
         self._uppers: dict[Digest, bytes] = {}
         self._archive: Archive | None = None
         self._streamed: dict[Digest, str] = {}  # digest -> path, of what is in that archive
@@ -70,6 +80,7 @@ class DockerDestination:
             runtime = self._remembered(key)
             if runtime is not None:
                 runtimes[platform] = runtime
+                self._stand_on(runtime)
         named: dict[str, Digest | None] = {}
         previous: dict[str, Image] = {}
         for tag in tags:
@@ -78,7 +89,12 @@ class DockerDestination:
             known = self._image("docker-image", str(image["Id"])) if image else None
             if known is not None and not previous:
                 previous[str(known.platform)] = known
-        blobs = {layer.digest for image in previous.values() for layer in image.manifest.layers}
+        blobs = {
+            layer.digest
+            for image in previous.values()
+            for layer in image.manifest.layers
+            if not (self._stacked and _of_checkpoint(layer))
+        }
         for runtime in runtimes.values():
             blobs |= {layer.digest for layer in runtime.image.manifest.layers}
         layers = self.checkpoint(checkpoint_key) if checkpoint_key else None
@@ -86,7 +102,16 @@ class DockerDestination:
         blobs |= {layer.descriptor.digest for layer in layers or ()}
         if self._classic:
             named = {tag: self._named_digest(digest) for tag, digest in named.items()}
-        return Present(runtimes, layers, named, previous, frozenset(blobs))
+        return Present(runtimes, layers, named, previous, frozenset(blobs), stacked=self._stacked)
+
+    @property
+    def _stacked(self) -> bool:
+        """Whether the checkpoint's layers are there depends on what lies under them."""
+        return self._classic and self.mounted is None
+
+    def _stand_on(self, runtime: Runtime) -> None:
+        if self.mounted is None and runtime.placeholder is not None:
+            self._under = runtime.image.config.diff_ids[: runtime.placeholder]
 
     def _named_digest(self, image_id: Digest | None) -> Digest | None:
         """The classic store's image ID is the configuration's digest; a plan speaks of manifests."""
@@ -124,14 +149,59 @@ class DockerDestination:
         self.state.put(kind, identity, record)
 
     def checkpoint(self, key: str) -> tuple[Layer, ...] | None:
-        """The layers that an image of ours brought here, while Docker still has that image, tagged or not."""
-        record = self.state.get("docker-checkpoint", f"{key} {self._store_name}")
-        if not record or not any(self.engine.image(holder) for holder in record["holders"]):
+        """The layers under *key*, while Docker has an image with them, tagged or not, on what lies under them now.
+
+        Where they are to be mounted, that is the image of that name.
+        """
+        if self.mounted is not None:
+            local = self.engine.image(f"{self.mounted.familiar}:{checkpoint_tag(key)}")
+            image = self._image("docker-image", str(local["Id"])) if local is not None else None
+            return _layers(image, range(len(image.manifest.layers))) if image is not None else None
+        record = self.state.get(_CHECKPOINT, f"{key} {self._store_name}")
+        if not record:
             return None
-        return tuple(
-            Layer(Descriptor(MEDIA.LAYER, Digest.parse(d), size), Digest.parse(d), made)
-            for d, size, made in record["layers"]
-        )
+        digests = tuple(Digest.parse(row[0]) for row in record["layers"])
+        stored = self._stored([record])
+        if self._classic and self._under is None:
+            there = set(digests) <= {name[-1] for name in stored}
+        else:
+            under = self._under or ()
+            there = {self._called(under, digests[:number]) for number in range(1, len(digests) + 1)} <= stored
+        if not there:
+            return None
+        rows = zip(digests, record["layers"], strict=True)
+        return tuple(Layer(Descriptor(MEDIA.LAYER, d, size), d, made) for d, (_, size, made) in rows)
+
+    def _called(self, under: Sequence[Digest], digests: Sequence[Digest]) -> tuple[Digest, ...]:
+        """What the store finds the last of the checkpoint's layers *digests* by, with *under* under them."""
+        return (*under, *digests) if self._classic else (digests[-1],)
+
+    def _names(self, image: Image) -> tuple[tuple[Digest, ...], ...]:
+        """What the store finds each layer of *image* by: its blob's digest, or its diff_id and all those under it."""
+        if self._classic:
+            diff_ids = image.config.diff_ids
+            return tuple(diff_ids[: number + 1] for number in range(len(diff_ids)))
+        return tuple((layer.digest,) for layer in image.manifest.layers)
+
+    def _stored(self, records: Iterable[Mapping[str, Any]]) -> frozenset[tuple[Digest, ...]]:
+        """Names of the layers of images that brought a checkpoint here, and that Docker still has, tagged or not."""
+        found: set[tuple[Digest, ...]] = set()
+        for holder in {holder for record in records for holder in record["holders"]}:
+            image = self._image("docker-image", holder)
+            if image is not None and self.engine.image(holder) is not None:
+                found.update(self._names(image))
+        return frozenset(found)
+
+    def _all_stored(self) -> frozenset[tuple[Digest, ...]]:
+        return self._stored(r for key, r in self.state.all(_CHECKPOINT).items() if key.endswith(self._store_name))
+
+    def _hold(self, key: str, layers: Sequence[Layer], identity: Digest) -> None:
+        """Remember that the image *identity*, which is here, has the *layers* of the checkpoint *key*."""
+        where = f"{key} {self._store_name}"
+        before = (self.state.get(_CHECKPOINT, where) or {}).get("holders", [])
+        holders = [*(holder for holder in before if holder != str(identity)), str(identity)]
+        rows = [[str(layer.diff_id), layer.descriptor.size, layer.created_by] for layer in layers]
+        self.state.put(_CHECKPOINT, where, {"holders": holders[-_HOLDERS:], "layers": rows})
 
     @property
     def _store_name(self) -> str:
@@ -161,7 +231,9 @@ class DockerDestination:
             image, place, index = self._from_containerd(name, identity, build)
         self._remember("docker-runtime", str(identity), image)
         self.state.put("docker-place", str(identity), [index, *place] if place else [])
-        return Runtime(image, index, place)
+        runtime = Runtime(image, index, place)
+        self._stand_on(runtime)
+        return runtime
 
     def _from_containerd(
         self, name: str, identity: Digest, build: str
@@ -270,10 +342,10 @@ class DockerDestination:
 
         A layer that may be there already is hashed first.
         """
-        held: set[str] = set()
-        for record in self.state.all("docker-checkpoint").values():
-            if any(self.engine.image(holder) for holder in record["holders"][-1:]):
-                held |= {str(layer[0]) for layer in record["layers"]}
+        # What the layers come to lie on is not known while BuildKit builds it: then none counts as there.
+        under = self._under
+        stored = frozenset() if self._classic and under is None else self._all_stored()
+        held = {name[-1] for name in stored}
         layers: list[Layer] = []
         uploaded = reused = 0
         new: set[Digest] = set()
@@ -281,19 +353,19 @@ class DockerDestination:
             if stopped():
                 raise Stopped
             taste = sample(blueprint)
-            if blueprint.size < HASH_FIRST or self.state.get("sample", taste) or str(packer.known(index)) in held:
+            if blueprint.size < HASH_FIRST or self.state.get("sample", taste) or packer.known(index) in held:
                 digest = packer.digest(index)
             else:
                 path = self._stream(packer, index, taste, listener, stopped)
                 digest = packer.digest(index)
                 self._streamed[digest] = path
             self.state.put("sample", taste, str(digest))
-            if str(digest) in held:
+            layers.append(blueprint.layer(digest))
+            if self._called(under or (), [layer.diff_id for layer in layers]) in stored:
                 reused += blueprint.size
             else:
                 uploaded += blueprint.size
                 new.add(digest)
-            layers.append(blueprint.layer(digest))
         return Sent(tuple(layers), uploaded, reused, 0, frozenset(new))
 
     def _stream(self, packer: Packer, index: int, taste: str, listener: Listener, stopped: Callable[[], bool]) -> str:
@@ -321,72 +393,84 @@ class DockerDestination:
             archive.abort()
 
     def keep_checkpoint(self, packed: PackedCheckpoint, packer: Packer | None) -> int:
-        self._pending = (packed.key, packed.layers)
-        return 0
-
-    _pending: tuple[str, tuple[Layer, ...]] | None = None
+        """Load the image that is to be mounted. A layer's bytes are kept by the image that it is part of."""
+        if self.mounted is None:
+            return 0
+        image = checkpoint_image(packed)
+        loaded = self._deliver(image, self.mounted, [checkpoint_tag(packed.key)], packer, silent)
+        self._hold(packed.key, packed.layers, self._identity(image))
+        return loaded
 
     # ------------------------------------------------------------------------------------------------- the image
 
     def identity(self, assembled: Assembled) -> Digest:
-        image = next(iter(assembled.images.values()))
+        return self._identity(next(iter(assembled.images.values())))
+
+    def _identity(self, image: Image) -> Digest:
         return image.config.digest if self._classic else image.manifest.digest
 
     def publish(
         self, assembled: Assembled, tags: Sequence[str], present: Present, packer: Packer | None, listener: Listener
     ) -> Published:
         image = next(iter(assembled.images.values()))
-        identity = str(self.identity(assembled))
+        loaded = self._deliver(image, self.reference, tags, packer, listener)
+        inside = [index for index, layer in enumerate(image.manifest.layers) if _of_checkpoint(layer)]
+        if inside and (key := image.config.labels.get(PREFIX + "checkpoint")):
+            self._hold(key, _layers(image, inside), self._identity(image))
+        return Published(self._identity(image), loaded)
+
+    def _deliver(
+        self, image: Image, reference: Reference, tags: Sequence[str], packer: Packer | None, listener: Listener
+    ) -> int:
+        """Have *image* in Docker under *tags* of *reference*, and prove it; bytes beside the checkpoint's layers."""
+        identity = str(self._identity(image))
         loaded = 0
         if self.engine.image(identity) is not None and self._image("docker-image", identity) is not None:
             self.close()
             for tag in tags:
-                self.engine.tag(identity, self.reference.familiar, tag)
+                self.engine.tag(identity, reference.familiar, tag)
         else:
             try:
-                loaded = self._load(image, tags, present.blobs, packer, listener)
+                loaded = self._load(image, reference, tags, self._all_stored(), packer, listener)
             except LocalResourceError:
                 self.close()
                 if packer is None:
                     raise
                 # The store lacks a layer that we took to be there: give it all that we have.
-                loaded = self._load(image, tags, frozenset(), packer, listener)
+                loaded = self._load(image, reference, tags, frozenset(), packer, listener)
             self._remember("docker-image", identity, image)
         for tag in tags:
-            now = self.engine.image(self._local(tag))
+            name = f"{reference.familiar}:{tag}"
+            now = self.engine.image(name)
             if now is None or str(now["Id"]) != identity:
-                raise IntegrityError(
-                    f"docker: {self._local(tag)} is {now['Id'] if now else 'not there'}, not {identity}"
-                )
-        if self._pending is not None:
-            key, layers = self._pending
-            where = f"{key} {self._store_name}"
-            holders = (self.state.get("docker-checkpoint", where) or {}).get("holders", [])
-            rows = [[str(layer.diff_id), layer.descriptor.size, layer.created_by] for layer in layers]
-            self.state.put("docker-checkpoint", where, {"holders": [*holders[-9:], identity], "layers": rows})
-        return Published(Digest.parse(identity), loaded)
+                raise IntegrityError(f"docker: {name} is {now['Id'] if now else 'not there'}, not {identity}")
+        return loaded
 
     def _load(
-        self, image: Image, tags: Sequence[str], held: frozenset[Digest], packer: Packer | None, listener: Listener
+        self,
+        image: Image,
+        reference: Reference,
+        tags: Sequence[str],
+        stored: frozenset[tuple[Digest, ...]],
+        packer: Packer | None,
+        listener: Listener,
     ) -> int:
         """Finish the archive under way, or load one from its beginning; bytes beside the checkpoint's layers."""
         archive, self._archive = self._archive or Archive(self.engine.load()), None
-        streamed, self._streamed = self._streamed, {}
+        paths, self._streamed = self._streamed, {}
         numbers = {packer.digest(index): index for index in range(len(packer.blueprints))} if packer else {}
-
-        def layer(digest: Digest, path: str) -> None:
-            assert packer is not None
-            index = numbers[digest]
-            archive.layer(path, packer.blueprints[index], f"checkpoint-{index}", listener, lambda: False)
-
+        place = "{}/layer.tar" if self._classic else "blobs/sha256/{}"
         try:
+            for digest, name in zip(image.config.diff_ids, self._names(image), strict=True):
+                if packer is not None and digest in numbers and digest not in paths and name not in stored:
+                    paths[digest] = place.format(digest.hex)
+                    index = numbers[digest]
+                    blueprint = packer.blueprints[index]
+                    archive.layer(paths[digest], blueprint, f"checkpoint-{index}", listener, lambda: False)
             if self._classic:
-                self._finish_classic(archive, image, tags, streamed, numbers, layer)
+                self._finish_classic(archive, image, [f"{reference.familiar}:{tag}" for tag in tags], paths)
             else:
-                for digest in numbers:
-                    if digest not in held and digest not in streamed:
-                        layer(digest, f"blobs/sha256/{digest.hex}")
-                for path, raw in oci_files(image, self.name, tags):
+                for path, raw in oci_files(image, reference.name, tags):
                     archive.file(path, raw)
             archive.finish()
         finally:
@@ -394,24 +478,22 @@ class DockerDestination:
         return archive.small
 
     def _finish_classic(
-        self,
-        archive: Archive,
-        image: Image,
-        tags: Sequence[str],
-        streamed: Mapping[Digest, str],
-        numbers: Mapping[Digest, int],
-        layer: Callable[[Digest, str], None],
+        self, archive: Archive, image: Image, names: Sequence[str], given: Mapping[Digest, str]
     ) -> None:
         """Below the first new layer everything is there by chain ID; from it on all must be given."""
-        paths = [streamed.get(digest, f"{digest.hex}/layer.tar") for digest in image.config.diff_ids]
+        paths = [given.get(digest, f"{digest.hex}/layer.tar") for digest in image.config.diff_ids]
         for digest, path in zip(image.config.diff_ids, paths, strict=True):
-            if digest in streamed:
-                continue
-            if digest in numbers:
-                layer(digest, path)
-            elif (upper := self._upper(digest)) is not None:
+            if digest not in given and (upper := self._upper(digest)) is not None:
                 archive.file(path, upper)
         config = f"{image.config.digest.hex}.json"
-        names = [self._local(tag) for tag in tags]
         archive.file(config, image.config.raw)
         archive.file("manifest.json", json.dumps([{"Config": config, "RepoTags": names, "Layers": paths}]).encode())
+
+
+def _of_checkpoint(layer: Descriptor) -> bool:
+    return layer.annotations.get(PREFIX + "role") == "checkpoint"
+
+
+def _layers(image: Image, indices: Iterable[int]) -> tuple[Layer, ...]:
+    layers, diff_ids, made = image.manifest.layers, image.config.diff_ids, image.created_by
+    return tuple(Layer(replace(layers[i], annotations={}), diff_ids[i], made[i]) for i in indices)

@@ -46,7 +46,7 @@ def test_print_needs_no_docker(run: Run, monkeypatch: pytest.MonkeyPatch, form: 
         pytest.param(["-t", "runtime-x"], 2, "layerkit's own", id="tag"),
         pytest.param(["-C", "nowhere"], 2, "does not exist", id="folder"),
         pytest.param(["--set", "checkpoint.path=gone.pt"], 3, "gone.pt", id="weights"),
-        pytest.param(["--set", "checkpoint.placement=artifact"], 2, "layerkit build --push", id="never read"),
+        pytest.param(["--set", "checkpoint.placement=artifact"], 2, "layerkit build", id="never read"),
     ],
 )
 def test_wrong(run: Run, arguments: list[str], status: int, said: str) -> None:

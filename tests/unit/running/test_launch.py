@@ -96,7 +96,7 @@ def test_artifact_that_was_never_read(tmp_path: Path) -> None:
     """Of weights that nobody hashed the image is not known: the build that makes it is named."""
     with pytest.raises(ConfigurationError, match="artifact") as caught:
         launched(project(tmp_path, "artifact"))
-    assert caught.value.hint == "layerkit build --push"
+    assert caught.value.hint == "layerkit build"
 
 
 def test_root_cannot_be_mounted(tmp_path: Path) -> None:
