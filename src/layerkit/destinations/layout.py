@@ -158,13 +158,21 @@ class LayoutDestination:
         return runtime
 
     def _rename(self, tag: str) -> None:
-        """The entry that buildx wrote under a whole name gets the tag alone, as other tools look for it."""
+        """The entry that buildx wrote under a whole name gets the tag alone, as other tools look for it.
+
+        What had the tag before loses it.
+        """
         image_name = _whole_name(tag)
         with self._locked() as document:
+            named, others = [], []
             for item in document["manifests"]:
                 notes = item.get("annotations") or {}
-                if notes.get("io.containerd.image.name") == image_name or notes.get(_REF_NAME) == image_name:
-                    item["annotations"] = {_REF_NAME: tag}
+                if image_name in (notes.get("io.containerd.image.name"), notes.get(_REF_NAME)):
+                    named.append({**item, "annotations": {_REF_NAME: tag}})
+                elif notes.get(_REF_NAME) != tag:
+                    others.append(item)
+            if named:
+                document["manifests"] = [*others, named[-1]]
 
     # ------------------------------------------------------------------------------------------------- the checkpoint
 

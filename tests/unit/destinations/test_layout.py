@@ -209,6 +209,26 @@ def test_other_images_stay(layout: LayoutDestination, root: Path, state: State) 
     assert other in document["manifests"] and document["annotations"] == {"a": "b"}
 
 
+def test_built_anew(layout: LayoutDestination) -> None:
+    """What BuildKit builds again under a key (--no-cache), or under a tag, takes the place of what was there."""
+    for content in (b"one", b"two"):
+        raw = placeholder_tar() + content
+        made = image([Layer(Descriptor(MEDIA.LAYER, blob(layout.folder, raw), len(raw)), Digest.of(raw), "COPY")])
+        for part in (made.config.raw, made.manifest.raw):
+            blob(layout.folder, part)
+        index = layout.folder / "index.json"
+        document = json.loads(index.read_text()) if index.exists() else {"schemaVersion": 2, "manifests": []}
+        for tag in (runtime_tag("k"), "v1"):
+            name = f"layerkit.local/image:{tag}"
+            notes = {"io.containerd.image.name": name, NAME: tag}
+            document["manifests"].append(made.manifest.descriptor(annotations=notes).to_json())
+        index.write_text(json.dumps(document))
+        layout.delivered(["v1"])
+        assert layout.built(PLATFORM, "k", BAKED, "runtime-0").image == made
+        assert layout.look({}, None, ["v1"]).tags["v1"] == made.manifest.digest
+        assert len(json.loads(index.read_text())["manifests"]) == 2
+
+
 def test_output(layout: LayoutDestination) -> None:
     """BuildKit is asked to write into the folder itself, without a tar in between."""
     asked = layout.output("k")
