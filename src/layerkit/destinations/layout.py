@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LayoutDestination"]
 
+Data = bytes | memoryview
+
 _REF_NAME = "org.opencontainers.image.ref.name"
 
 
@@ -189,13 +191,13 @@ class LayoutDestination:
 
             content = packer.content(index)
             done, written = 0, hashlib.sha256()
-            with self._writing() as (stream, keep):
+            with self._writing() as (write, keep):
                 for chunk in content.open():
                     if stopped():
                         raise Stopped
                     if there():
                         break
-                    stream.write(chunk)
+                    write(chunk)
                     written.update(chunk)
                     done += len(chunk)
                     listener(Transfer(f"checkpoint-{index}", label, done, content.size))
@@ -218,7 +220,7 @@ class LayoutDestination:
         return Sent(tuple(layers), uploaded, reused, dropped, frozenset(new))
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[tuple[Any, Callable[[Digest], None]]]:
+    def _writing(self) -> Iterator[tuple[Callable[[Data], None], Callable[[Digest], None]]]:
         """A blob under a temporary name; *keep* gives it its own. Gone when the block is left without that."""
         folder = self.folder / "blobs" / "sha256"
         try:
@@ -229,11 +231,16 @@ class LayoutDestination:
         try:
             with os.fdopen(handle, "wb", buffering=0) as stream:
 
+                def write(data: Data) -> None:
+                    left = memoryview(data)
+                    while left:  # a disk that is nearly full takes a part
+                        left = left[stream.write(left) :]
+
                 def keep(digest: Digest) -> None:
                     os.fchmod(stream.fileno(), 0o644)
                     Path(name).replace(self._path(digest))
 
-                yield stream, keep
+                yield write, keep
         except OSError as error:
             raise LocalResourceError(
                 f"{self.name}: cannot be written: {error.strerror}", hint="is the disk full? df -h"
@@ -245,8 +252,8 @@ class LayoutDestination:
         digest = Digest.of(raw)
         if self._path(digest).exists():
             return 0
-        with self._writing() as (stream, keep):
-            stream.write(raw)
+        with self._writing() as (write, keep):
+            write(raw)
             keep(digest)
         return len(raw)
 

@@ -318,6 +318,32 @@ def test_disk_full(layout: LayoutDestination, root: Path, state: State, monkeypa
     assert entries(layout.folder)["v1"]["digest"] == str(made.digest)
 
 
+def test_disk_that_takes_a_part(
+    layout: LayoutDestination, root: Path, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write that was short, as on a disk that was full for a moment, is gone on with (write(2))."""
+    real = os.fdopen
+
+    class Short:
+        def __init__(self, stream: Any) -> None:
+            self.stream = stream
+            self.fileno = stream.fileno
+
+        def write(self, chunk: memoryview) -> int:
+            count: int = self.stream.write(chunk[: max(1, len(chunk) // 2)])
+            return count
+
+        def __enter__(self) -> Short:
+            return self
+
+        def __exit__(self, *exc: object) -> None:
+            self.stream.close()
+
+    monkeypatch.setattr(os, "fdopen", lambda *args, **options: Short(real(*args, **options)))
+    build(layout, root, state, ["v1"])
+    whole(layout.folder)
+
+
 def test_stopped(layout: LayoutDestination, root: Path, state: State) -> None:
     """A run that is stopped leaves no half blob."""
     found = inputs(project(root), state).checkpoint
