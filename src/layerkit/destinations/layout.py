@@ -91,11 +91,15 @@ class LayoutDestination:
 
     def _manifest(self, descriptor: Descriptor | None) -> Manifest | Index | None:
         raw = self._blob(descriptor) if descriptor else None
-        return parse_manifest(raw) if raw is not None else None
+        with contextlib.suppress(IntegrityError):
+            return parse_manifest(raw) if raw is not None else None
+        return None
 
     def _image(self, manifest: Manifest | Index | None) -> Image | None:
+        """The image of *manifest*; None where it is of something else, as an artifact is."""
         if isinstance(manifest, Manifest) and (raw := self._blob(manifest.config)) is not None:
-            return Image(manifest, Config.parse(raw, manifest.config.media_type))
+            with contextlib.suppress(IntegrityError):
+                return Image(manifest, Config.parse(raw, manifest.config.media_type))
         return None
 
     def look(self, runtime_keys: Mapping[str, str], checkpoint_key: str | None, tags: Sequence[str]) -> Present:

@@ -229,6 +229,19 @@ def test_built_anew(layout: LayoutDestination) -> None:
         assert len(json.loads(index.read_text())["manifests"]) == 2
 
 
+@pytest.mark.parametrize("what", ["artifact", "blob"])
+def test_tag_of_something_else(layout: LayoutDestination, root: Path, state: State, what: str) -> None:
+    """A tag that names an artifact, or no manifest at all, is none of ours: it is moved as any other."""
+    empty = Descriptor(MEDIA.EMPTY, blob(layout.folder, b"{}"), 2)
+    chart = Descriptor("text/plain", blob(layout.folder, b"chart"), 5)
+    theirs = Manifest.create(empty, [chart], artifact_type="application/vnd.example")
+    layout._tag(theirs.descriptor() if what == "artifact" else chart, ["v1"])
+    blob(layout.folder, theirs.raw)
+    assert layout.look({}, None, ["v1"]).previous == {}
+    _, made = build(layout, root, state, ["v1"])
+    assert entries(layout.folder)["v1"]["digest"] == str(made.digest)
+
+
 def test_output(layout: LayoutDestination) -> None:
     """BuildKit is asked to write into the folder itself, without a tar in between."""
     asked = layout.output("k")
