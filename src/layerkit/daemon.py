@@ -61,10 +61,10 @@ def _text(document: Any, *names: str) -> str:
     return document if isinstance(document, str) else ""
 
 
-def refused(said: str) -> LocalResourceError:
-    """Why ``docker load`` failed, by its last words."""
+def refused(said: str, what: str = "load") -> LocalResourceError:
+    """Why ``docker load``, or *what*, failed, by its last words."""
     hint = "free some room: docker system df" if "no space" in said else ""
-    return LocalResourceError(f"docker load: {printable(said.strip(), 1000)}", hint=hint)
+    return LocalResourceError(f"docker {what}: {printable(said.strip(), 1000)}", hint=hint)
 
 
 class Daemon:

@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .daemon import Daemon, Load, socket_of
+from .daemon import Daemon, Load, refused, socket_of
 from .errors import AuthenticationError, BuildError, LocalResourceError, TransientError, printable
 from .events import Listener, silent
 from .processes import Loading, end, group
@@ -393,7 +393,10 @@ class Engine:
 
     @contextlib.contextmanager
     def save(self, reference: str) -> Iterator[Any]:
-        """``docker save`` of a local image as a readable binary stream (a tar)."""
+        """``docker save`` of a local image as a readable binary stream (a tar).
+
+        Its ``read`` raises LocalResourceError where docker ends before the tar does.
+        """
         with group(
             [*self.command, "save", reference],
             self._environment,
@@ -401,7 +404,26 @@ class Engine:
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
         ) as process:
-            yield process.stdout
+            yield _Saved(process)
+
+
+class _Saved:
+    """The output of ``docker save``: its end is one only if docker says so."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self._words: list[bytes] = []
+        self._reader = threading.Thread(target=lambda: self._words.extend(process.stderr or ()), daemon=True)
+        self._reader.start()
+
+    def read(self, size: int = -1) -> bytes:
+        assert self._process.stdout is not None
+        data = self._process.stdout.read(size)
+        if not data and (status := self._process.wait()) != 0:
+            self._reader.join()
+            said = b"".join(self._words).decode(errors="replace").strip()
+            raise refused(said or f"exit status {status}", "save")
+        return data
 
 
 def _store(info: Mapping[str, Any]) -> str:
