@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -19,6 +20,7 @@ from ..errors import CheckpointError, IntegrityError, LocalResourceError, printa
 from ..events import Listener, Transfer
 from ..oci import Config, Descriptor, Digest, Image, Index, Layer, Manifest, Platform, dump, parse_manifest
 from ..planner import Present
+from ..runtime.bake import entry
 from ..runtime.placeholder import may_be_placeholder, placeholder_place
 from ..state import State
 from .base import Output, Published, Sent, Stopped, checkpoint_tag, runtime_tag
@@ -150,7 +152,7 @@ class LayoutDestination:
         return self._written(*tags)
 
     def _written(self, *tags: str) -> Output:
-        return Output(tuple(map(_whole_name, tags)), (f"type=oci,tar=false,dest={self.folder}",))
+        return Output(tuple(map(_whole_name, tags)), (entry("type=oci", "tar=false", f"dest={self.folder}"),))
 
     def delivered(self, tags: Sequence[str]) -> None:
         for tag in tags:
@@ -227,13 +229,11 @@ class LayoutDestination:
     def _writing(self) -> Iterator[tuple[Callable[[Data], None], Callable[[Digest], None]]]:
         """A blob under a temporary name; *keep* gives it its own. Gone when the block is left without that."""
         folder = self.folder / "blobs" / "sha256"
-        try:
+        with self._writable():
             folder.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(prefix=".layerkit-", dir=folder)
-        except OSError as error:
-            raise LocalResourceError(f"{self.name}: cannot be written: {error.strerror}") from None
         try:
-            with os.fdopen(handle, "wb", buffering=0) as stream:
+            with self._writable(), os.fdopen(handle, "wb", buffering=0) as stream:
 
                 def write(data: Data) -> None:
                     left = memoryview(data)
@@ -245,12 +245,17 @@ class LayoutDestination:
                     Path(name).replace(self._path(digest))
 
                 yield write, keep
-        except OSError as error:
-            raise LocalResourceError(
-                f"{self.name}: cannot be written: {error.strerror}", hint="is the disk full? df -h"
-            ) from None
         finally:
-            Path(name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                Path(name).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _writable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            hint = "is the disk full? df -h" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+            raise LocalResourceError(f"{self.name}: cannot be written: {error.strerror}", hint=hint) from None
 
     def _put(self, raw: bytes) -> int:
         digest = Digest.of(raw)
@@ -300,16 +305,14 @@ class LayoutDestination:
             document["manifests"] = [*kept, *new]
 
     def _lock(self) -> TextIO:
-        try:
+        with self._writable():
             self.folder.mkdir(parents=True, exist_ok=True)
             return (self.folder / "index.json.lock").open("w")
-        except OSError as error:
-            raise LocalResourceError(f"{self.name}: cannot be written: {error.strerror}") from None
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[dict[str, Any]]:
         """The index, to be changed; written whole, under a lock that buildx's own writer takes too."""
-        with self._lock() as lock:
+        with self._lock() as lock, self._writable():
             fcntl.flock(lock, fcntl.LOCK_EX)
             document = self._index()
             yield document

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..project import Secret
 
-__all__ = ["CHECKPOINT_CONTEXT", "PLACEHOLDER", "PLACEHOLDER_NAME", "WHEELS_CONTEXT", "Target", "definition"]
+__all__ = ["CHECKPOINT_CONTEXT", "PLACEHOLDER", "PLACEHOLDER_NAME", "WHEELS_CONTEXT", "Target", "definition", "entry"]
 
 CHECKPOINT_CONTEXT = "checkpoint"
 WHEELS_CONTEXT = "wheels"
@@ -91,5 +91,10 @@ def _literal(text: str) -> str:
 
 def _secret(name: str, secret: Secret, root: Path) -> str:
     if secret.env:
-        return f"type=env,id={name},env={secret.env}"
-    return f"type=file,id={name},src={root / Path(secret.file).expanduser()}"
+        return entry("type=env", f"id={name}", f"env={secret.env}")
+    return entry("type=file", f"id={name}", f"src={root / Path(secret.file).expanduser()}")
+
+
+def entry(*fields: str) -> str:
+    """*fields* as one entry of buildx, which reads it as CSV (RFC 4180)."""
+    return ",".join('"' + f.replace('"', '""') + '"' if "," in f or '"' in f else f for f in fields)

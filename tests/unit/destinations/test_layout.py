@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
 import json
@@ -250,6 +251,13 @@ def test_output(layout: LayoutDestination) -> None:
     assert layout.describe() == f"oci:{layout.folder}"
 
 
+def test_output_into_a_folder_with_a_comma(tmp_path: Path, state: State) -> None:
+    """buildx reads an output as CSV: a folder with a comma, or a quote, in its name is quoted."""
+    folder = tmp_path / 'a,"b"'
+    (line,) = LayoutDestination(folder, state).output("k").outputs
+    assert next(csv.reader([line])) == ["type=oci", "tar=false", f"dest={folder}"]
+
+
 def test_buildkit_wrote_nothing(layout: LayoutDestination) -> None:
     """A runtime image that is not there after the build is an integrity error."""
     with pytest.raises(IntegrityError, match="not there"):
@@ -301,6 +309,16 @@ def test_file_in_the_way(tmp_path: Path, root: Path, state: State) -> None:
     assert caught.value.exit_status == 11
     with pytest.raises(LocalResourceError):
         layout._tag(Descriptor(MEDIA.MANIFEST, Digest.of(b""), 0), ["v1"])
+
+
+@pytest.mark.parametrize("name", ["oci-layout", "index.json"])
+def test_index_that_cannot_be_written(layout: LayoutDestination, root: Path, state: State, name: str) -> None:
+    """An index that cannot be written is 11, and the old one stays."""
+    _, made = build(layout, root, state, ["v1"])
+    (layout.folder / f".{name}.new").mkdir()
+    with pytest.raises(LocalResourceError, match="cannot be written: Is a directory"):
+        layout._tag(Descriptor(MEDIA.MANIFEST, Digest.of(b""), 0), ["v1"])
+    assert entries(layout.folder)["v1"]["digest"] == str(made.digest)
 
 
 def test_disk_full(layout: LayoutDestination, root: Path, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
