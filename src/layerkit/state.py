@@ -179,7 +179,7 @@ class State:
         Yields:
             whether another one had it. Without a state folder, or where it cannot lock, nobody is waited for.
         """
-        handle, waited = -1, False
+        handle, waited, ours = -1, False, False
         if self.folder is not None:
             path = self.folder / "locks" / hashlib.sha256(name.encode()).hexdigest()[:32]
             with contextlib.suppress(OSError):
@@ -194,8 +194,10 @@ class State:
                     wait()
                     continue
                 except OSError:  # a file system without locks
+                    ours = True
                     break
                 if _is(handle, path):
+                    ours = True
                     break
                 os.close(handle)  # it was deleted between open and lock: somebody may hold a newer one
                 handle = -1
@@ -204,7 +206,7 @@ class State:
             yield waited
         finally:
             if handle >= 0:
-                if _is(handle, path):
+                if ours and _is(handle, path):  # who was stopped while it waited leaves the other one's alone
                     with contextlib.suppress(OSError):
                         path.unlink()
                 os.close(handle)

@@ -182,3 +182,19 @@ def test_many_at_once(tmp_path: Path) -> None:
             thread.join()
         assert failures == []
         assert len(shared.all("k")) == len(shared.all("shared")) == 40
+
+
+def test_stopped_while_waiting(tmp_path: Path) -> None:
+    """Who is stopped while it waits for a lock leaves it to the one that has it: no third one gets in."""
+
+    class Stopped(Exception):
+        pass
+
+    def stop() -> None:
+        raise Stopped
+
+    with State(tmp_path) as state, state.alone("layer", stop):
+        for _ in range(2):
+            with pytest.raises(Stopped), state.alone("layer", stop):
+                pytest.fail("two have it")
+    assert list((tmp_path / "locks").iterdir()) == []
