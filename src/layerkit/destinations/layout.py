@@ -33,11 +33,24 @@ __all__ = ["LayoutDestination"]
 Data = bytes | memoryview
 
 _REF_NAME = "org.opencontainers.image.ref.name"
+_TEMPORARY = ".layerkit-"
 
 
 def _whole_name(tag: str) -> str:
     """buildx wants an image's whole name; its host is nobody's."""
     return f"layerkit.local/image:{tag}"
+
+
+def _temporary(folder: Path) -> tuple[int, str]:
+    """A new file, locked as long as it is open: who finds it without a lock may delete it."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=folder)
+        with contextlib.suppress(OSError):  # a file system without locks: nothing is found without one there
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):  # deleted before it was locked
+            if os.path.samestat(os.fstat(handle), Path(name).stat()):
+                return handle, name
+        os.close(handle)
 
 
 class LayoutDestination:
@@ -188,6 +201,7 @@ class LayoutDestination:
         layers: list[Layer] = []
         uploaded = reused = dropped = 0
         new: set[Digest] = set()
+        self._sweep()
         for index, blueprint in enumerate(packer.blueprints):
             label = blueprint.label
 
@@ -231,7 +245,7 @@ class LayoutDestination:
         folder = self.folder / "blobs" / "sha256"
         with self._writable():
             folder.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=".layerkit-", dir=folder)
+            handle, name = _temporary(folder)
         try:
             with self._writable(), os.fdopen(handle, "wb", buffering=0) as stream:
 
@@ -257,6 +271,13 @@ class LayoutDestination:
             hint = "is the disk full? df -h" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
             raise LocalResourceError(f"{self.name}: cannot be written: {error.strerror}", hint=hint) from None
 
+    def _sweep(self) -> None:
+        """Delete what runs that were killed have left half written."""
+        for path in (self.folder / "blobs" / "sha256").glob(f"{_TEMPORARY}*"):
+            with contextlib.suppress(OSError), path.open("r+b") as stream:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+
     def _put(self, raw: bytes) -> int:
         digest = Digest.of(raw)
         if self._path(digest).exists():
@@ -281,6 +302,7 @@ class LayoutDestination:
         self, assembled: Assembled, tags: Sequence[str], present: Present, packer: Packer | None, listener: Listener
     ) -> Published:
         written = 0
+        self._sweep()
         for image in assembled.images.values():
             written += self._put(image.config.raw) + self._put(image.manifest.raw)
         if isinstance(assembled.root, Index):

@@ -375,6 +375,21 @@ def test_disk_that_takes_a_part(
     whole(layout.folder)
 
 
+def test_left_by_a_killed_run(layout: LayoutDestination, root: Path, state: State) -> None:
+    """What a killed run has left half written goes with the next one; what another run still writes stays."""
+    build(layout, root, state, ["v1"])
+    before = stored(layout)
+    with layout._writing() as (write, _):
+        write(b"under way")
+        (under_way,) = set(stored(layout)) - set(before)
+        (layout.folder / "blobs/sha256/.layerkit-killed").write_bytes(b"half a layer")
+        (root / "model.pth.tar").write_bytes(b"other weights")
+        build(layout, root, state, ["v2"])
+        temporary = {name for name in stored(layout) if name.startswith(".layerkit-")}
+        assert temporary == {under_way}
+    whole(layout.folder)
+
+
 def test_stopped(layout: LayoutDestination, root: Path, state: State) -> None:
     """A run that is stopped leaves no half blob."""
     found = inputs(project(root), state).checkpoint
