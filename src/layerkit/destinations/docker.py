@@ -8,7 +8,10 @@ are named and left out. Each refuses the other's partial form.
 from __future__ import annotations
 
 import json
+import os
 import tarfile
+import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -32,6 +35,7 @@ from .sending import HASH_FIRST, sample
 __all__ = ["DockerDestination"]
 
 _KEEP_IN_MEMORY = 64 * 1024 * 1024  # bytes of a layer of the classic store that is read back from docker save
+_UPPER_LIFE = 30 * 24 * 3600  # seconds since such a layer was last needed
 _CHECKPOINT = "docker-checkpoint"  # kind of record
 _HOLDERS = 4  # images that are remembered to have one checkpoint: each is asked for
 
@@ -129,6 +133,10 @@ class DockerDestination:
         if image is None or record is None:
             return None
         index, folder, uid, gid = record if record else (None, "", 0, 0)
+        if self._classic and index is not None:
+            uppers = image.config.diff_ids[index + 1 :]
+            if any(self._upper(digest) is None for digest in uppers):
+                return None  # they could not be given again
         return Runtime(image, index, (folder, uid, gid) if index is not None else None)
 
     def _image(self, kind: str, identity: str) -> Image | None:
@@ -320,12 +328,22 @@ class DockerDestination:
     def _keep_upper(self, digest: Digest, raw: bytes) -> None:
         self._uppers[digest] = raw
         path = self._upper_path(digest)
-        if path is not None and not path.exists():
+        if path is not None:
             with suppress(OSError):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                temporary = path.with_suffix(".new")
-                temporary.write_bytes(raw)
-                temporary.replace(path)
+                self._forget_uppers(path.parent)
+                # Other runs write there too. What stays of one that was killed grows old like the rest.
+                handle, temporary = tempfile.mkstemp(dir=path.parent)
+                with os.fdopen(handle, "wb") as stream:
+                    stream.write(raw)
+                Path(temporary).replace(path)
+
+    def _forget_uppers(self, folder: Path) -> None:
+        """Those of images that nobody has built for long: BuildKit gives them again."""
+        for path in folder.iterdir():
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > _UPPER_LIFE:
+                    path.unlink()
 
     def _upper(self, digest: Digest) -> bytes | None:
         if digest not in self._uppers and (path := self._upper_path(digest)) is not None:
@@ -333,6 +351,7 @@ class DockerDestination:
                 raw = path.read_bytes()
                 if Digest.of(raw) == digest:
                     self._uppers[digest] = raw
+                    os.utime(path)
         return self._uppers.get(digest)
 
     # ------------------------------------------------------------------------------------------------- the checkpoint

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -291,3 +292,30 @@ def test_pruned(machine: Machine) -> None:
     machine.docker.prune()
     assert "checkpoint" in machine.build().rebuilt
     assert machine.weights() == b"weights"
+
+
+def test_layers_that_are_kept(machine: Machine) -> None:
+    """What the classic store must be given again is kept while it is needed. Where it is gone, BuildKit runs."""
+    machine.build()
+    folder = machine.root / "state" / "layers"
+    if machine.docker.store == "containerd":
+        assert not folder.exists()
+        return
+    (kept,) = folder.iterdir()
+    for number, hurt in enumerate((kept.unlink, lambda: kept.write_bytes(b"damaged"))):
+        hurt()
+        machine.write(weights=b"other weights %d" % number)
+        result = machine.build()
+        assert result.builder_ran and machine.weights() == b"other weights %d" % number
+        assert kept.read_bytes() == b"code"
+    # Of what was not needed for a month nothing stays, whoever wrote it.
+    killed = folder / "tmpkilled"
+    for path in (kept, killed):
+        path.write_bytes(b"code")
+        os.utime(path, (0, 0))
+    machine.write(weights=b"more")
+    machine.build()
+    assert kept.stat().st_mtime > 0
+    machine.write(code="other code")
+    machine.build()
+    assert sorted(path.read_bytes() for path in folder.iterdir()) == [b"code", b"other code"]
