@@ -85,10 +85,12 @@ class Daemon:
     def image(self, reference: str) -> dict[str, Any] | None:
         """What ``docker image inspect`` prints of a local image; None where there is none.
 
+        With ``Manifests``, whether all of each is here, from the containerd store of Docker 28 and newer.
+
         Raises:
             LocalResourceError: the daemon does not answer, or not with that.
         """
-        status, body = self._tried("GET", f"/images/{quote(reference, safe='/:@')}/json")
+        status, body = self._tried("GET", f"/images/{quote(reference, safe='/:@')}/json?manifests=1")
         if status == 404:
             return None
         found = _document(body)

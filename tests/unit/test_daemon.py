@@ -136,7 +136,7 @@ def test_image(fake: Callable[..., Fake]) -> None:
     assert daemon is not None
     assert daemon.image("127.0.0.1:5000/a/b:v 1") == {"Id": "sha256:1"}
     assert daemon.image("gone") is None
-    assert made.requests[1].startswith(b"GET /images/127.0.0.1:5000/a/b:v%201/json HTTP/1.1\r\n")
+    assert made.requests[1].startswith(b"GET /images/127.0.0.1:5000/a/b:v%201/json?manifests=1 HTTP/1.1\r\n")
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ class DockerDestination:
         Where they are to be mounted, that is the image of that name.
         """
         if self.mounted is not None:
-            local = self.engine.image(f"{self.mounted.familiar}:{checkpoint_tag(key)}")
+            local = self._whole(f"{self.mounted.familiar}:{checkpoint_tag(key)}")
             image = self._image("docker-image", str(local["Id"])) if local is not None else None
             return _layers(image, range(len(image.manifest.layers))) if image is not None else None
         record = self.state.get(_CHECKPOINT, f"{key} {self._store_name}")
@@ -180,6 +180,12 @@ class DockerDestination:
         rows = zip(digests, record["layers"], strict=True)
         return tuple(Layer(Descriptor(MEDIA.LAYER, d, size), d, made) for d, (_, size, made) in rows)
 
+    def _whole(self, reference: str) -> dict[str, Any] | None:
+        """The local image, if all of it is here; the containerd store takes one that lacks a layer without a word."""
+        found = self.engine.image(reference)
+        parts = (found or {}).get("Manifests") or ()
+        return None if any(p.get("Kind") == "image" and p.get("Available") is False for p in parts) else found
+
     def _called(self, under: Sequence[Digest], digests: Sequence[Digest]) -> tuple[Digest, ...]:
         """What the store finds the last of the checkpoint's layers *digests* by, with *under* under them."""
         return (*under, *digests) if self._classic else (digests[-1],)
@@ -196,7 +202,7 @@ class DockerDestination:
         found: set[tuple[Digest, ...]] = set()
         for holder in {holder for record in records for holder in record["holders"]}:
             image = self._image("docker-image", holder)
-            if image is not None and self.engine.image(holder) is not None:
+            if image is not None and self._whole(holder) is not None:
                 found.update(self._names(image))
         return frozenset(found)
 
@@ -444,7 +450,7 @@ class DockerDestination:
         """Have *image* in Docker under *tags* of *reference*, and prove it; bytes beside the checkpoint's layers."""
         identity = str(self._identity(image))
         loaded = 0
-        if self.engine.image(identity) is not None and self._image("docker-image", identity) is not None:
+        if self._whole(identity) is not None and self._image("docker-image", identity) is not None:
             self.close()
             for tag in tags:
                 self.engine.tag(identity, reference.familiar, tag)
