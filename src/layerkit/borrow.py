@@ -206,7 +206,7 @@ def _kept(repository: Repository, elsewhere: Elsewhere) -> tuple[Layer, ...] | N
                 hint="one of the two was changed by hand: build from the files",
             )
         layers = found or layers
-    there = layers and all(repository.exists(layer.descriptor.digest, layer.descriptor.size) for layer in layers)
+    there = layers and all(repository.present(layer.descriptor) for layer in layers)
     return layers if there else None
 
 

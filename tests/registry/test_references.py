@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -138,10 +139,13 @@ class Traffic:
 
     @property
     def reads(self) -> int:
-        """Requests for bytes of those layers, whole or in part."""
+        """Requests for bytes of those layers, but for the single ones that prove that a layer is there."""
         asked = self.registry.requests[self.begun :]
         return sum(
-            request.method == "GET" and any(digest in request.path for digest in self.digests) for request in asked
+            request.method == "GET"
+            and any(digest in request.path for digest in self.digests)
+            and not re.fullmatch(r"bytes=(\d+)-\1", request.headers.get("range", ""))
+            for request in asked
         )
 
 
@@ -236,6 +240,39 @@ def test_mount_refused(checkout: Checkout, serve: Serve) -> None:
     checkout.registry.profile = replace(checkout.registry.profile, mounts=False)
     done = other.push("v1", name)
     assert [action for _, action in layers(done)] == ["packed"] and done.fetched > 3 * MIB
+
+
+def lying(checkout: Checkout) -> tuple[Checkout, Digest]:
+    """A checkout without weights of another image, and their layer, in a registry that says that it has what it lost."""
+    checkout.bring()
+    digest = Digest.parse(layers(checkout.push())[0][0])
+    other = checkout.elsewhere("ci")
+    other.runtime_to(checkout.registry, "team/other")
+    checkout.registry.profile = replace(checkout.registry.profile, lying_head=True)
+    return other, digest
+
+
+def test_source_that_lost_its_layer(checkout: Checkout) -> None:
+    """HEAD and mount say yes, and the bytes are gone: an error, not half an image."""
+    other, digest = lying(checkout)
+    checkout.registry.drop_blob(digest)
+    with pytest.raises(CheckpointError, match="its layers"):
+        other.push("v1", f"image.name={checkout.host}/team/other")
+    assert checkout.registry.tag("team/other", "v1") is None
+
+
+def test_mount_of_a_lost_layer(checkout: Checkout) -> None:
+    """A layer whose bytes are gone once it is mounted is streamed, from where they are."""
+    other, digest = lying(checkout)
+    registry = checkout.registry
+    raw = registry.blob(NAME, digest)
+    assert raw is not None
+    registry.fail(method="POST", path="team/other/blobs/uploads/", call=lambda _: registry.drop_blob(digest))
+    source = f"{NAME}/blobs/{digest}"
+    registry.fail(method="GET", path=source, skip=2, call=lambda _: registry.put_blob(NAME, raw))
+    done = other.push("v1", f"image.name={checkout.host}/team/other")
+    assert [action for _, action in layers(done)] == ["packed"] and done.fetched == len(raw)
+    assert registry.blob("team/other", digest) == raw
 
 
 def test_layout(checkout: Checkout, tmp_path: Path) -> None:

@@ -223,7 +223,9 @@ class RegistryDestination:
             return False
         if layer.repository == self.cache.repository or self.cache.exists(layer.known, layer.size):
             return False
-        return self.cache.mount(layer.known, layer.repository)
+        # A mount is believed no more than a HEAD: the bytes may be gone (FAULTS 23).
+        stored = Descriptor(MEDIA.LAYER, layer.known, layer.size)
+        return self.cache.mount(layer.known, layer.repository) and self.cache.present(stored)
 
     def keep_checkpoint(self, packed: PackedCheckpoint, packer: Packer | None) -> int:
         image = checkpoint_image(packed, _now())
