@@ -6,17 +6,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .checkpoint_inputs import own_dockerfile
 from .destinations import Destination
 from .errors import ConfigurationError
 from .oci import Platform, Reference
 from .project import Project
 from .request import Request
+from .runtime import base_images
 from .settings import Settings
 from .state import State
 
 if TYPE_CHECKING:
     from .engine import Engine
-    from .registry import Client
+    from .registry import Client, Repository
 
 __all__ = ["Connections"]
 
@@ -88,7 +90,7 @@ class Connections:
             cache = self.project.cache.repository
             other = self.client.repository(Reference.parse(cache)) if cache else repository
             jobs = self.request.layer_jobs or LAYER_JOBS
-            return RegistryDestination(repository, other, self.state, layer_jobs=jobs)
+            return RegistryDestination(repository, other, self.state, layer_jobs=jobs, origins=self._origins)
         if self.request.output:
             from .destinations.layout import LayoutDestination
 
@@ -107,6 +109,19 @@ class Connections:
         kept = Reference.parse(self.project.cache.repository or self.project.image.name)
         return DockerDestination(self.engine, name, self.state, mounted=kept if apart else None)
 
+    @cached_property
+    def _bases(self) -> tuple[Reference, ...]:
+        """The images that this one is built from: what it starts from first."""
+        image = self.project.image
+        if not image.dockerfile:
+            return (Reference.parse(image.base),)
+        text = own_dockerfile(self.project)
+        found = base_images(text, target_stage=image.target, args=self.project.builder.args)
+        return tuple(Reference.parse(name) for name in found)
+
+    def _origins(self) -> tuple[Repository, ...]:
+        return tuple(self.base_client.repository(base) for base in self._bases)
+
     @property
     def where(self) -> str:
         """The destination, as people call it."""
@@ -123,5 +138,5 @@ class Connections:
         """The base is in the same registry, or in the local Docker already: its layers are not sent."""
         if self.destination.kind == "docker":
             return True
-        references = (Reference.parse(text) for text in (self.project.image.base, self.project.image.name))
-        return self.destination.kind == "registry" and len({reference.host for reference in references}) == 1
+        home = Reference.parse(self.project.cache.repository or self.project.image.name)
+        return self.destination.kind == "registry" and home.host in [base.host for base in self._bases[:1]]

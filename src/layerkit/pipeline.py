@@ -115,7 +115,8 @@ def build(
         planned: called once with the plan, before anything is done; what it raises ends the build.
 
     Raises:
-        LayerkitError: of the kind that fits, as ``errors`` draws them; no tag was moved then.
+        LayerkitError: of the kind that fits, as ``errors`` draws them; no tag was moved then, or the message says which
+            of several.
     """
     request = Request(tags, push, output, platforms, builder, no_cache, pull, strict_cache, way, layer_jobs, locked)
     with Session(project, request, settings or Settings.from_environment(), listener) as session:
@@ -236,7 +237,7 @@ class Session:
         """Do what *plan* says.
 
         Raises:
-            LayerkitError: as the step that failed has it; no tag was moved.
+            LayerkitError: as the step that failed has it; no tag was moved, or the message says which of several.
         """
         result = replace(self._build(plan), plan=plan, timeline=self._recorder.spans())
         remember(self.state, str(result.digest), result.to_json())

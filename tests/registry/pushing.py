@@ -17,13 +17,17 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+from layerkit.engine import Abilities, BakeResult
+from layerkit.events import Listener, silent
 from layerkit.oci import MEDIA, Config, Descriptor, Digest, Image, Manifest, Reference, dump
 from layerkit.pipeline import Session, build
 from layerkit.project import load
 from layerkit.registry import Client, Repository
 from layerkit.request import Request
+from layerkit.results import Result
 from layerkit.runtime.bake import PLACEHOLDER, PLACEHOLDER_NAME
 from layerkit.settings import Settings
 from layerkit.testing import FakeRegistry
@@ -207,6 +211,44 @@ class Pushing:
         done = self.build(*arguments, tag=tag)
         assert done.status == 0, f"{done.status}\n{done.out}\n{done.err}"
         return done.document
+
+
+class Played(Session):
+    """A build at which BuildKit is played: it pushes what it would make, each blob unless HEAD says that it is there.
+
+    ``baked``: names of the targets, in their order. ``whole``: what it makes where it builds the whole image.
+    """
+
+    def __init__(
+        self, pushing: Pushing, tags: Sequence[str] = ("v1",), listener: Listener = silent, **options: Any
+    ) -> None:
+        settings = Settings.from_environment(pushing.environ)
+        request = Request(tags, **{"push": True, **options})
+        super().__init__(load(None, root=pushing.project), request, settings, listener)
+        self.pushing = pushing
+        self.baked: list[str] = []
+        self.whole: tuple[Image, list[bytes]] | None = None
+        vars(self.to)["engine"] = SimpleNamespace(abilities=Abilities("docker-container", ""))
+
+    def _bake(self, targets: Sequence[Any]) -> BakeResult:
+        metadata = {}
+        for target in targets:
+            self.baked.append(target.name)
+            made, blobs = self.whole if target.name == "image" and self.whole else self.pushing.runtime()
+            with Client() as client:
+                for name in target.tags:
+                    reference = Reference.parse(name)
+                    repository = client.repository(reference)
+                    for blob in blobs:
+                        repository.put_blob(blob)
+                    repository.put_manifest(made.manifest, reference.tag)
+            metadata[target.name] = {"containerimage.digest": str(made.manifest.digest)}
+        return BakeResult(metadata, 0, frozenset())
+
+    def run(self) -> Result:
+        """Plan and build, once."""
+        with self:
+            return self.build(self.plan())
 
 
 class Killer:

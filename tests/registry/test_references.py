@@ -243,7 +243,7 @@ def test_mount_refused(checkout: Checkout, serve: Serve) -> None:
 
 
 def lying(checkout: Checkout) -> tuple[Checkout, Digest]:
-    """A checkout without weights of another image, and their layer, in a registry that says that it has what it lost."""
+    """A checkout without weights of another image, and their layer, in a registry that says it has what it lost."""
     checkout.bring()
     digest = Digest.parse(layers(checkout.push())[0][0])
     other = checkout.elsewhere("ci")

@@ -61,7 +61,8 @@ MAY: dict[str, set[str]] = {
     "staging": {"oci", "errors", "checkpoint", "runtime", "fingerprint"},
     "bases": {"oci", "errors", "events", "state", "registry", "engine", "fingerprint"},
     "connections": {
-        "oci", "errors", "settings", "state", "project", "registry", "engine", "destinations", "request",
+        "checkpoint_inputs", "oci", "errors", "settings", "state", "project", "runtime", "registry", "engine",
+        "destinations", "request",
     },
     "targets": {"errors", "events", "runtime", "fingerprint", "destinations", "staging", "connections"},
     "packing": {

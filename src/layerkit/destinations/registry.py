@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..assemble import PREFIX, Assembled, PackedCheckpoint, Runtime, checkpoint_image
 from ..checkpoint import Blueprint, Packer
 from ..checkpoint.elsewhere import RemoteBlueprint
-from ..errors import ConflictError, IntegrityError, RefusedError
+from ..errors import ConflictError, IntegrityError, LayerkitError, RefusedError
 from ..events import Listener
 from ..oci import CREATED, MEDIA, Config, Descriptor, Digest, Image, Index, Layer, Manifest, Platform
 from ..planner import Present
@@ -34,7 +34,10 @@ _HURT = (IntegrityError, MissingBlobsError)
 
 
 class RegistryDestination:
-    """``repository`` takes the image; ``cache`` keeps runtime and checkpoint images (the same, by default)."""
+    """``repository`` takes the image; ``cache`` keeps runtime and checkpoint images (the same, by default).
+
+    ``origins``: repositories of the bases, that their layers may be copied from.
+    """
 
     kind = "registry"
 
@@ -46,6 +49,7 @@ class RegistryDestination:
         *,
         insecure: bool = False,
         layer_jobs: int = LAYER_JOBS,
+        origins: Callable[[], Sequence[Repository]] = tuple,
     ) -> None:
         self.repository = repository
         self.cache = cache
@@ -53,6 +57,7 @@ class RegistryDestination:
         self.name = repository.name
         self._insecure = insecure
         self._layer_jobs = max(layer_jobs, 1)
+        self._origins = origins
         self._checkpoints: dict[str, Manifest] = {}  # by key: found there, or put there
 
     def describe(self) -> str:
@@ -64,15 +69,15 @@ class RegistryDestination:
         # Each of these is a handful of round trips that do not depend on each other.
         runtimes = {p: Beside(partial(self._whole_runtime, key, p)) for p, key in runtime_keys.items()}
         checkpoint = Beside(lambda: self.checkpoint(checkpoint_key) if checkpoint_key else None)
-        named = {tag: Beside(partial(self.repository.resolve, tag)) for tag in tags}
+        named = {tag: Beside(partial(self._named, tag)) for tag in tags}
         cached = Beside(self._cached_blobs)
         resolved = {tag: answer.result() for tag, answer in named.items()}
         previous: dict[str, Image] = {}
         hurt: set[Digest] = set()
-        for descriptor in resolved.values():
-            if descriptor is not None and not previous:
-                previous, whole = self._images(descriptor.digest)
-                hurt |= set() if whole else {descriptor.digest}
+        for digest in dict.fromkeys(descriptor.digest for descriptor in resolved.values() if descriptor is not None):
+            images, whole = self._images(digest)
+            previous = previous or images
+            hurt |= set() if whole else {digest}
         found = {p: runtime for p, answer in runtimes.items() if (runtime := answer.result()) is not None}
         layers = checkpoint.result()
         blobs = set(cached.result())
@@ -92,6 +97,12 @@ class RegistryDestination:
             min(filter(None, (self.repository.layer_limit, self.cache.layer_limit)), default=None),
         )
 
+    def _named(self, tag: str) -> Descriptor | None:
+        """What *tag* names; None also where that cannot be read any more: it is put there again."""
+        with contextlib.suppress(*_HURT):
+            return self.repository.resolve(tag)
+        return None
+
     def _cached_blobs(self) -> frozenset[Digest]:
         """Layers that BuildKit's cache holds in this repository: what it imports from there it need not send."""
         with contextlib.suppress(IntegrityError):
@@ -103,7 +114,10 @@ class RegistryDestination:
         return frozenset()
 
     def _images(self, digest: Digest) -> tuple[dict[str, Image], bool]:
-        """platform -> image of what *digest* names, and whether every manifest and configuration of it was there."""
+        """platform -> image of what *digest* names, and whether all of it was there.
+
+        The layers count where they are no layers of ``cache``, which are proven under their keys.
+        """
         images: dict[str, Image] = {}
         whole = False
         with contextlib.suppress(*_HURT):
@@ -121,16 +135,21 @@ class RegistryDestination:
                         manifest, Config.parse(self.repository.blob(manifest.config), manifest.config.media_type)
                     )
                     images[str(image.platform)] = image
-            whole = None not in manifests
+            whole = None not in manifests and (
+                self.repository.name == self.cache.name
+                or not any(self._lost(self.repository, image.manifest.layers) for image in images.values())
+            )
         return images, whole
 
     def _whole_runtime(self, key: str, platform: str) -> Runtime | None:
+        """The runtime image under *key* if all of its layers are really there (FAULTS 23)."""
         with contextlib.suppress(*_HURT):
-            return self._runtime(key, platform, check=True)
+            runtime = self._runtime(key, platform)
+            if runtime is not None and not self._lost(self.cache, runtime.image.manifest.layers):
+                return runtime
         return None
 
-    def _runtime(self, key: str, platform: str, *, check: bool) -> Runtime | None:
-        """The runtime image under *key*; with *check* only if all of its layers are really there (FAULTS 23)."""
+    def _runtime(self, key: str, platform: str) -> Runtime | None:
         found = self.cache.manifest(runtime_tag(key))
         attestations: list[tuple[Manifest, Mapping[Digest, bytes]]] = []
         manifest = found
@@ -145,8 +164,6 @@ class RegistryDestination:
                         attestations.append((attestation, {d.digest: self.cache.blob(d) for d in parts}))
         if not isinstance(manifest, Manifest):
             return None
-        if check and not self._all_present(self.cache, manifest.layers):
-            return None
         image = Image(manifest, Config.parse(self.cache.blob(manifest.config), manifest.config.media_type))
         for index, descriptor in enumerate(manifest.layers):
             if may_be_placeholder(descriptor) and (place := self._place(descriptor)):
@@ -160,31 +177,34 @@ class RegistryDestination:
             self.state.put("placeholder", str(descriptor.digest), known)
         return (str(known[0]), int(known[1]), int(known[2])) if known else None
 
-    def _all_present(self, repository: Repository, layers: Sequence[Descriptor]) -> bool:
+    def _lost(self, repository: Repository, layers: Sequence[Descriptor]) -> tuple[Descriptor, ...]:
+        """Those of *layers* that are not really there (FAULTS 23)."""
         left, lock = list(reversed(layers)), threading.Lock()
+        lost: set[Digest] = set()
 
-        def prove() -> bool:
+        def prove() -> None:
             while True:
                 with lock:
                     if not left:
-                        return True
+                        return
                     layer = left.pop()
                 if not repository.present(layer):
-                    return False
+                    lost.add(layer.digest)
 
-        return all(worker.result() for worker in [Beside(prove) for _ in layers[:4]])
+        for worker in [Beside(prove) for _ in layers[:4]]:
+            worker.result()
+        return tuple(layer for layer in layers if layer.digest in lost)
 
     def checkpoint(self, key: str) -> tuple[Layer, ...] | None:
-        manifest = self.cache.manifest(checkpoint_tag(key))
-        if not isinstance(manifest, Manifest) or not self._all_present(self.cache, manifest.layers):
-            return None
-        try:
+        with contextlib.suppress(*_HURT):
+            manifest = self.cache.manifest(checkpoint_tag(key))
+            if not isinstance(manifest, Manifest) or self._lost(self.cache, manifest.layers):
+                return None
             image = Image(manifest, Config.parse(self.cache.blob(manifest.config)))
-        except _HURT:
-            return None
-        self._checkpoints[key] = manifest
-        rows = zip(manifest.layers, image.config.diff_ids, image.created_by, strict=True)
-        return tuple(Layer(descriptor, diff_id, made) for descriptor, diff_id, made in rows)
+            self._checkpoints[key] = manifest
+            rows = zip(manifest.layers, image.config.diff_ids, image.created_by, strict=True)
+            return tuple(Layer(descriptor, diff_id, made) for descriptor, diff_id, made in rows)
+        return None
 
     # ------------------------------------------------------------------------------------------------- BuildKit's part
 
@@ -203,13 +223,32 @@ class RegistryDestination:
         pass
 
     def built(self, platform: str, key: str, result: BakeResult, target: str) -> Runtime:
-        runtime = self._runtime(key, platform, check=False)
+        runtime = self._runtime(key, platform)
         if runtime is None:
             raise IntegrityError(
                 f"registry {self.cache.name}: BuildKit pushed {runtime_tag(key)}, and it is not there",
                 hint="does the builder reach the same registry under this name?",
             )
+        for layer in self._lost(self.cache, runtime.image.manifest.layers):
+            self._heal(layer)
         return runtime
+
+    def _heal(self, layer: Descriptor) -> None:
+        """A layer that BuildKit did not send, for HEAD said that it is there: a base's is copied from the base."""
+        for origin in self._origins():
+            there = False
+            with contextlib.suppress(LayerkitError):  # it need not be a registry's, nor ours to read
+                there = origin.present(layer)
+            if there:
+                self.cache.upload(_Copied(origin, layer))
+                if self.cache.present(layer):
+                    return
+        raise IntegrityError(
+            f"registry {self.cache.name}: says that it has layer {layer.digest.short}, so that BuildKit did not send"
+            " it, and does not give it: its bytes are gone",
+            hint="have the registry forget what it lost (restart it, clear its cache); or build with --no-cache,"
+            " which makes new layers of what RUN does",
+        )
 
     # ------------------------------------------------------------------------------------------------- the checkpoint
 
@@ -263,7 +302,7 @@ class RegistryDestination:
         uploaded = 0
         contents = _contents(assembled.images.values(), packer)
         for image in assembled.images.values():
-            self._bring(image.manifest.layers)
+            uploaded += self._bring(image.manifest.layers)
             uploaded += self._put_config(self.repository, image)
         for manifest, blobs in assembled.attestations:
             for digest in (manifest.config.digest, *(layer.digest for layer in manifest.layers)):
@@ -272,18 +311,7 @@ class RegistryDestination:
             for manifest in assembled.manifests:
                 self._put_manifest(self.repository, manifest, None, contents)
                 uploaded += len(manifest.raw)
-        for tag in tags:
-            now = self.repository.resolve(tag)
-            before, ours = present.tags.get(tag), assembled.digest
-            if now is not None and now.digest not in (before, ours):
-                raise ConflictError(
-                    f"registry {self.name}: tag {tag!r} moved from {before.short if before else 'nothing'} to"
-                    f" {now.digest.short} while this build ran; it was left there. Ours is {ours.short}",
-                    hint="build again if yours is the newer one",
-                )
-            if now is None or now.digest != ours:
-                self._put_manifest(self.repository, assembled.root, tag, contents)
-                uploaded += len(assembled.root.raw)
+        uploaded += self._move(assembled, tags, present, contents)
         for tag in tags:
             now = self.repository.resolve(tag)
             if now is None or now.digest != assembled.digest:
@@ -299,6 +327,30 @@ class RegistryDestination:
     def close(self) -> None:
         pass
 
+    def _move(
+        self, assembled: Assembled, tags: Sequence[str], present: Present, contents: Mapping[Digest, Content]
+    ) -> int:
+        """Have *tags* name the image: none of them where another push has moved one. Bytes uploaded."""
+        ours, moving = assembled.digest, []
+        for tag in tags:
+            now, before = self._named(tag), present.tags.get(tag)
+            if now is not None and now.digest not in (before, ours):
+                raise ConflictError(
+                    f"registry {self.name}: tag {tag!r} moved from {before.short if before else 'nothing'} to"
+                    f" {now.digest.short} while this build ran; it was left there. Ours is {ours.short}",
+                    hint="build again if yours is the newer one",
+                )
+            if now is None or now.digest != ours or ours in present.hurt:
+                moving.append(tag)
+        for number, tag in enumerate(moving):
+            try:
+                self._put_manifest(self.repository, assembled.root, tag, contents)
+            except LayerkitError as error:
+                if number:
+                    error.message += f"; before that {', '.join(moving[:number])} moved to {ours.short}"
+                raise
+        return len(assembled.root.raw) * len(moving)
+
     def _restore_checkpoint(self, assembled: Assembled, contents: Mapping[Digest, Content]) -> None:
         """The checkpoint image that is to be mounted: a ``layerkit prune`` may have deleted it meanwhile.
 
@@ -307,18 +359,31 @@ class RegistryDestination:
         for image in assembled.images.values():
             manifest = self._checkpoints.get(key := image.config.labels.get(PREFIX + "checkpoint", ""))
             mounted = image.config.labels.get(PREFIX + "placement") == "artifact"
-            if mounted and manifest is not None and self.cache.resolve(checkpoint_tag(key)) is None:
+            if mounted and manifest is not None and not self._kept(key):
                 self._put_manifest(self.cache, manifest, checkpoint_tag(key), contents)
 
-    def _bring(self, layers: Sequence[Descriptor]) -> None:
-        """Layers of the cache repository into the image's own: mounted, or copied where nothing can be mounted."""
+    def _kept(self, key: str) -> bool:
+        with contextlib.suppress(*_HURT):
+            return self.cache.resolve(checkpoint_tag(key)) is not None
+        return False
+
+    def _bring(self, layers: Sequence[Descriptor]) -> int:
+        """Layers of the cache repository into the image's own: mounted, or copied where nothing can be mounted.
+
+        Returns:
+            bytes that were copied.
+        """
         if self.repository.name == self.cache.name:
-            return
+            return 0
+        copied, near = 0, self.repository.host == self.cache.host
         for layer in layers:
-            if not self.repository.present(layer) and not self.repository.mount(
-                layer.digest, self.cache.name.partition("/")[2]
-            ):
-                self.repository.upload(_Copied(self.cache, layer))
+            if self.repository.present(layer):
+                continue
+            if near and self.repository.mount(layer.digest, self.cache.repository) and self.repository.present(layer):
+                continue
+            self.repository.upload(_Copied(self.cache, layer))
+            copied += layer.size
+        return copied
 
     def _put_manifest(
         self, repository: Repository, manifest: Manifest | Index, tag: str | None, contents: Mapping[Digest, Content]

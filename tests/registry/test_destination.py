@@ -1,0 +1,150 @@
+"""A registry as the destination: what it lost is brought again, tags move together, and half an image is no success."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from layerkit.errors import ConflictError, IntegrityError, RefusedError
+from layerkit.events import Event, Phase
+from layerkit.oci import Digest, Manifest, Reference
+from layerkit.pipeline import build
+from layerkit.project import load
+from layerkit.registry import Client
+from layerkit.results import Result
+from layerkit.settings import Settings
+from layerkit.testing import FakeRegistry
+from registry.pushing import NAME, Played, Pushing, image, tar_of, whole_image
+
+Serve = Callable[..., FakeRegistry]
+Seeded = Callable[..., tuple[FakeRegistry, Pushing]]
+OTHER = image([(tar_of({"x": b"1"}), "ADD x")])
+NEWER = image([(tar_of({"x": b"2"}), "ADD x")])
+
+
+@pytest.fixture
+def seeded(tmp_path: Path, serve: Serve) -> Seeded:
+    """A project with weights, of which base and runtime image are there."""
+
+    def make(profile: str = "strict", more: str = "") -> tuple[FakeRegistry, Pushing]:
+        registry = serve(profile)
+        pushing = Pushing(tmp_path, registry.host)
+        configure(pushing, more)
+        pushing.seed(registry)
+        pushing.weights()
+        return registry, pushing
+
+    return make
+
+
+def configure(pushing: Pushing, more: str) -> None:
+    with (pushing.project / "layerkit.toml").open("a") as file:
+        file.write(more)
+
+
+def push(pushing: Pushing, *tags: str, listener: Callable[[Event], None] = lambda event: None) -> Result:
+    settings = Settings.from_environment(pushing.environ)
+    return build(load(None, root=pushing.project), tags=tags or ["v1"], push=True, settings=settings, listener=listener)
+
+
+def whole(registry: FakeRegistry, name: str = NAME, tag: str = "v1") -> Digest:
+    with Client(retries=1) as client:
+        return whole_image(client.repository(Reference.parse(f"{registry.host}/{name}")), tag)
+
+
+def digests(result: Result, role: str) -> list[Digest]:
+    return [layer.digest for layer in result.layers if layer.role == role]
+
+
+# ---------------------------------------------------------------------------------------------- what the registry lost
+
+
+def test_layer_that_buildkit_skipped(seeded: Seeded, serve: Serve) -> None:
+    """A base's layer that BuildKit did not send, for HEAD says it is there, and that is gone: copied from the base."""
+    registry, pushing = seeded("lying-head")
+    (lost,) = digests(push(pushing), "base")
+    elsewhere = serve()
+    base, blobs = pushing.base()
+    elsewhere.push("team/base", "1", base, blobs)
+    file = pushing.project / "layerkit.toml"
+    file.write_text(file.read_text().replace(f"{registry.host}/team/base", f"{elsewhere.host}/team/base"))
+    registry.drop_blob(lost)
+    result = Played(pushing).run()
+    assert result.builder_ran and whole(registry) == result.digest
+
+
+def test_layer_that_nobody_has(seeded: Seeded) -> None:
+    """A layer of the runtime image that BuildKit did not send and nobody has: said with the next step, no tag (8)."""
+    registry, pushing = seeded("lying-head")
+    (lost,) = digests(push(pushing), "code")
+    registry.drop_blob(lost)
+    with pytest.raises(IntegrityError, match=f"says that it has layer {lost.short}.*its bytes are gone") as caught:
+        Played(pushing, ["v2"]).run()
+    assert "--no-cache" in caught.value.hint and registry.tag(NAME, "v2") is None
+
+
+def test_layer_lost_beside_the_cache(seeded: Seeded) -> None:
+    """cache.repository: a layer that only the image's own repository lost is brought there by the next build."""
+    registry, pushing = seeded()
+    configure(pushing, f'[cache]\nrepository = "{registry.host}/team/cache"\n')
+    runtime, blobs = pushing.runtime()
+    registry.push("team/cache", f"runtime-{pushing.runtime_key()}", runtime, blobs)
+    first = push(pushing)
+    assert push(pushing).uploaded == 0
+    (lost,) = digests(first, "checkpoint")
+    registry._repositories[NAME].blobs.discard(str(lost))
+    again = push(pushing)
+    assert again.digest == first.digest == whole(registry) and not again.builder_ran
+    assert again.uploaded < 16 * 1024  # mounted
+
+
+@pytest.mark.parametrize("damage", ["empty", "gone", "other bytes"])
+@pytest.mark.parametrize("which", ["checkpoint-", "v1"])
+def test_damaged_manifest(seeded: Seeded, which: str, damage: str) -> None:
+    """A manifest that cannot be read counts as lost: the next build puts it there again, and is no error."""
+    registry, pushing = seeded()
+    first = push(pushing)
+    home = registry._repositories[NAME]
+    (name,) = [tag for tag in home.tags if tag.startswith(which)]
+    digest = home.tags[name]
+    raw, kind = home.manifests.pop(digest)
+    if damage != "gone":
+        home.manifests[digest] = (b"" if damage == "empty" else raw[:-1] + b" ", kind)
+    assert push(pushing).digest == first.digest
+    mended = Manifest.parse(home.manifests[home.tags[name]][0])
+    assert mended.layers == Manifest.parse(raw).layers and whole(registry) == first.digest
+
+
+# ------------------------------------------------------------------------------------------------------------- tags
+
+
+def tags_of(registry: FakeRegistry, *tags: str) -> Sequence[Digest | None]:
+    return [registry.tag(NAME, tag) for tag in tags]
+
+
+def test_tag_moved_among_several(seeded: Seeded) -> None:
+    """One of several tags was moved by somebody else while the build ran: none is moved (9)."""
+    registry, pushing = seeded()
+    for tag in ("a", "b"):
+        registry.push(NAME, tag, *OTHER)
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Phase) and event.name == "compose" and event.state == "started":
+            registry.push(NAME, "b", *NEWER)
+
+    with pytest.raises(ConflictError, match="tag 'b' moved"):
+        push(pushing, "a", "b", listener=listen)
+    assert tags_of(registry, "a", "b") == [OTHER[0].manifest.digest, NEWER[0].manifest.digest]
+
+
+def test_tag_refused_among_several(seeded: Seeded) -> None:
+    """Where a tag is refused after others were moved, it is said which (6)."""
+    registry, pushing = seeded("immutable-tags")
+    registry.push(NAME, "b", *OTHER)
+    with pytest.raises(RefusedError, match=r"immutable.*; before that a moved to ") as caught:
+        push(pushing, "a", "b")
+    made = registry.tag(NAME, "a")
+    assert made is not None and made.short in str(caught.value)
+    assert tags_of(registry, "b") == [OTHER[0].manifest.digest]
