@@ -11,7 +11,7 @@ import contextlib
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ from .checkpoint.elsewhere import Elsewhere
 from .checkpoint_inputs import CheckpointInputs, Sources
 from .connections import Connections
 from .destinations import Published
-from .errors import LayerkitError, RefusedError
+from .errors import BuildError, ConflictError, LayerkitError, RefusedError
 from .events import Listener, Note, Phase, silent
 from .fingerprint import Inputs, fingerprint
 from .forecast import Rates, estimate, learn
@@ -253,19 +253,28 @@ class Session:
         if plan.way == "buildkit":
             return self._build_whole(plan)
         try:
-            return self._build_composed(plan)
+            halves = self._halves(plan)
         except (_CannotCompose, RefusedError) as error:
-            if not plan.platforms_to_build and not isinstance(error, _CannotCompose):
-                raise
-            elsewhere = plan.inputs.checkpoint.elsewhere if plan.inputs.checkpoint is not None else None
-            if elsewhere is not None and plan.pack:
+            if not self._whole_is_possible(plan, error):
                 raise
             why = f"composing was not possible: {error}"
             self.listener(Note(f"{why}; BuildKit builds the whole image", "warning"))
-            return self._build_whole(replace(plan, way="buildkit", why=why))
+            return self._build_whole(replace(plan, way="buildkit", why=why, pack=False))
+        return self._compose(plan, *halves)
 
-    def _build_composed(self, plan: Plan) -> Result:
-        inputs, present = plan.inputs, plan.present
+    def _whole_is_possible(self, plan: Plan, error: LayerkitError) -> bool:
+        """Whether BuildKit can make the image where its halves are not to be had."""
+        checkpoint = plan.inputs.checkpoint
+        if checkpoint is not None and (plan.pack if not _inside(plan) else checkpoint.elsewhere is not None):
+            return False  # its files are not for BuildKit, or not here to be given to it
+        return isinstance(error, _CannotCompose) or bool(plan.platforms_to_build)
+
+    def _halves(self, plan: Plan) -> tuple[dict[str, Runtime], BakeResult | None, Packed | None]:
+        """The runtime images, and the checkpoint's layers at the destination, as far as they are not there yet.
+
+        Raises:
+            RefusedError: the destination takes one of them not.
+        """
         task = Task(lambda: self._send(plan)) if plan.pack else None
         if task is not None:
             task.start()
@@ -283,14 +292,20 @@ class Session:
             self._stop.set()
             if task is not None:
                 task.join()
+        if _inside(plan) and any(runtime.placeholder is None for runtime in runtimes.values()):
+            raise _CannotCompose("what BuildKit built has no placeholder layer (is the COPY line's stage built?)")
+        return runtimes, baked, packed
+
+    def _compose(
+        self, plan: Plan, runtimes: Mapping[str, Runtime], baked: BakeResult | None, packed: Packed | None
+    ) -> Result:
+        """The finished image of its halves, under its tags. A refusal of these is no reason to build it otherwise."""
+        inputs, present = plan.inputs, plan.present
         with self._phase("compose"):
             layers = packed.sent.layers if packed else present.checkpoint or ()
             content = packed.content if packed else inputs.checkpoint.digest if inputs.checkpoint else None
             key = packed.key if packed else inputs.checkpoint.key if inputs.checkpoint else None
-            inside = inputs.project.checkpoint is not None and inputs.project.checkpoint.placement == "layer"
-            if inside and any(runtime.placeholder is None for runtime in runtimes.values()):
-                raise _CannotCompose("what BuildKit built has no placeholder layer (is the COPY line's stage built?)")
-            finished = assemble(inputs, runtimes, layers if inside else (), content, key)
+            finished = assemble(inputs, runtimes, layers if _inside(plan) else (), content, key)
             self._settled = (packed.checkpoint if packed else inputs.checkpoint, tuple(layers))
             unchanged = not plan.platforms_to_build and not plan.pack and not plan.tags_to_move
             published = (
@@ -351,7 +366,7 @@ class Session:
         inputs = plan.inputs
         with self._phase("build"), tempfile.TemporaryDirectory(prefix="layerkit-") as folder:
             weights = Path(folder, "checkpoint")
-            placed = inputs.project.checkpoint is not None and inputs.project.checkpoint.placement == "layer"
+            placed = _inside(plan)
             if placed and inputs.checkpoint is not None:
                 inputs = replace(inputs, checkpoint=inputs.checkpoint.fetched())
             read = link_checkpoint(inputs, weights) if placed and inputs.checkpoint is not None else 0
@@ -360,6 +375,7 @@ class Session:
             output = self.to.destination.finished(self.tags)
             folder_of_it = str(weights) if placed else ""
             whole = target(self.to, inputs, "image", platform, context, folder_of_it, output, self.listener)
+            self._unmoved(plan)
             result = self._bake([whole])
             self.to.destination.delivered(self.tags)
         metadata = result.metadata.get("image", {})
@@ -380,6 +396,22 @@ class Session:
             self._seconds(),
             plan.why,
         )
+
+    def _unmoved(self, plan: Plan) -> None:
+        """Nobody has moved a tag since the plan was made (FAULTS 26): BuildKit, which will, does not look.
+
+        Raises:
+            ConflictError: somebody has.
+        """
+        now = self.to.destination.look({}, None, self.tags).tags
+        for tag, before in plan.present.tags.items():
+            found = now.get(tag)
+            if found is not None and found != before:
+                raise ConflictError(
+                    f"{self.to.where}: tag {tag!r} moved from {before.short if before else 'nothing'} to"
+                    f" {found.short} while this build ran; it was left there",
+                    hint="build again if yours is the newer one",
+                )
 
     def _seconds(self) -> dict[str, float]:
         phases = {name: self.seconds.get(name, 0.0) for name in ("plan", "build", "checkpoint", "compose")}
@@ -414,8 +446,14 @@ class Session:
         )
 
 
-class _CannotCompose(LayerkitError):
+class _CannotCompose(BuildError):
     """What BuildKit built cannot be composed with."""
+
+
+def _inside(plan: Plan) -> bool:
+    """The checkpoint is a layer of the image."""
+    wanted = plan.inputs.project.checkpoint
+    return wanted is not None and wanted.placement == "layer"
 
 
 def bake_definition(project: Project, *, tags: Sequence[str] = (), settings: Settings | None = None) -> dict[str, Any]:
