@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from .checkpoint import Ownership
 from .errors import IntegrityError
@@ -35,6 +36,7 @@ __all__ = [
     "assemble",
     "checkpoint_image",
     "roles_of",
+    "roles_of_whole",
 ]
 
 PREFIX = "dev.layerkit."
@@ -105,6 +107,28 @@ def roles_of(image: Image, base_layers: int, checkpoint: range) -> tuple[str, ..
         return "code" if words and words[0].upper() in ("COPY", "ADD") else "dependencies"
 
     return tuple(role(index, text) for index, text in enumerate(image.created_by))
+
+
+def roles_of_whole(image: Image, inputs: Inputs) -> tuple[str, ...]:
+    """The roles in an image that BuildKit built whole: its checkpoint is the layer that was copied to where it goes.
+
+    History does not say which stage a COPY was from (moby/buildkit, dispatchCopy), but its destination.
+    """
+    base = next(iter(inputs.bases.values()), None)
+    wanted, at = inputs.project.checkpoint, range(0)
+    if inputs.checkpoint is not None and wanted is not None and wanted.placement == "layer":
+        target = PurePosixPath(inputs.checkpoint.ownership.target)
+        for index, text in enumerate(image.created_by):
+            words = text.removesuffix("# buildkit").split()
+            # A relative destination is told as it was written.
+            if len(words) > 2 and words[0] == "COPY" and _ends(target, words[-1]):
+                at = range(index, index + 1)
+    return roles_of(image, base.layers.get(str(image.platform), 0) if base else 0, at)
+
+
+def _ends(target: PurePosixPath, destination: str) -> bool:
+    named = PurePosixPath(destination)
+    return target == named or (not named.is_absolute() and target.parts[-len(named.parts) :] == named.parts)
 
 
 def assemble(

@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .assemble import Assembled, Runtime, assemble
+from .assemble import Runtime, assemble, roles_of_whole
 from .bases import Bases
 from .borrow import image_at, locate
 from .checkpoint import Ownership
@@ -31,7 +31,7 @@ from .fingerprint import Inputs, fingerprint
 from .forecast import Rates, estimate, learn
 from .lock import Lock, read
 from .locking import held, write_lock
-from .oci import Digest, Layer, Reference
+from .oci import Digest, Image, Layer, Reference
 from .packing import Count, Packed, Task, pack
 from .planner import ROLES, Plan
 from .planner import plan as decide
@@ -275,12 +275,24 @@ class Session:
         Raises:
             RefusedError: the destination takes one of them not.
         """
+        with self._sending(plan) as sent:
+            runtimes, baked = self._build_runtime(plan)
+            packed = sent() or self._give_again(plan)
+        if _inside(plan) and any(runtime.placeholder is None for runtime in runtimes.values()):
+            raise _CannotCompose("what BuildKit built has no placeholder layer (is the COPY line's stage built?)")
+        return runtimes, baked, packed
+
+    @contextlib.contextmanager
+    def _sending(self, plan: Plan) -> Iterator[Callable[[], Packed | None]]:
+        """The checkpoint on its way beside the block, where there is one to send; what it became, once that is called.
+
+        However the block is left, nothing is on its way any more.
+        """
         task = Task(lambda: self._send(plan)) if plan.pack else None
         if task is not None:
             task.start()
         try:
-            runtimes, baked = self._build_runtime(plan)
-            packed = task.result() if task is not None else self._give_again(plan)
+            yield task.result if task is not None else lambda: None
         except Exception:
             raise
         except BaseException:
@@ -292,9 +304,6 @@ class Session:
             self._stop.set()
             if task is not None:
                 task.join()
-        if _inside(plan) and any(runtime.placeholder is None for runtime in runtimes.values()):
-            raise _CannotCompose("what BuildKit built has no placeholder layer (is the COPY line's stage built?)")
-        return runtimes, baked, packed
 
     def _compose(
         self, plan: Plan, runtimes: Mapping[str, Runtime], baked: BakeResult | None, packed: Packed | None
@@ -315,7 +324,7 @@ class Session:
                     finished, self.tags, present, packed.packer if packed else None, self.listener
                 )
             )
-        return self._result(plan, finished, published, baked, packed)
+        return self._result(plan, finished.images, finished.roles, published, baked, packed)
 
     def _build_runtime(self, plan: Plan) -> tuple[dict[str, Runtime], BakeResult | None]:
         runtimes = {p: plan.present.runtimes[p] for p in plan.inputs.platforms if p not in plan.platforms_to_build}
@@ -352,9 +361,8 @@ class Session:
 
     def _give_again(self, plan: Plan) -> Packed | None:
         """The checkpoint's layers, where they are not there on what BuildKit has just built under them."""
-        found, wanted, present = plan.inputs.checkpoint, self.project.checkpoint, plan.present
-        inside = wanted is not None and wanted.placement == "layer"
-        if not (inside and present.stacked and plan.platforms_to_build and found and found.key):
+        found, present = plan.inputs.checkpoint, plan.present
+        if not (_inside(plan) and present.stacked and plan.platforms_to_build and found and found.key):
             return None
         if self.to.destination.checkpoint(found.key) is not None:
             return None
@@ -363,6 +371,19 @@ class Session:
 
     def _build_whole(self, plan: Plan) -> Result:
         """BuildKit builds the same Dockerfile with the real checkpoint, and delivers the image itself."""
+        with self._sending(plan) as sent:
+            baked, images, read = self._bake_whole(plan)
+            packed = sent()
+        metadata = baked.metadata.get("image", {})
+        digest = Digest.parse(str(metadata.get("containerimage.digest", "")))
+        roles = {platform: roles_of_whole(image, plan.inputs) for platform, image in images.items()}
+        result = self._result(plan, images, roles, Published(digest, 0), baked, packed)
+        planned = {layer.role for layer in plan.layers if layer.action != "reused"}
+        rebuilt = result.rebuilt if images else tuple(role for role in ROLES if role in planned)
+        return replace(result, way="buildkit", rebuilt=rebuilt, checkpoint_read=result.checkpoint_read + read)
+
+    def _bake_whole(self, plan: Plan) -> tuple[BakeResult, Mapping[str, Image], int]:
+        """What BuildKit says, the image as the destination tells it, and bytes of the checkpoint that it was given."""
         inputs = plan.inputs
         with self._phase("build"), tempfile.TemporaryDirectory(prefix="layerkit-") as folder:
             weights = Path(folder, "checkpoint")
@@ -377,25 +398,7 @@ class Session:
             whole = target(self.to, inputs, "image", platform, context, folder_of_it, output, self.listener)
             self._unmoved(plan)
             result = self._bake([whole])
-            self.to.destination.delivered(self.tags)
-        metadata = result.metadata.get("image", {})
-        digest = Digest.parse(str(metadata.get("containerimage.digest", "")))
-        return Result(
-            f"{self.to.destination.name}@{digest}",
-            digest,
-            self.tags,
-            "buildkit",
-            (),
-            tuple(role for role in ROLES if role in {layer.role for layer in plan.layers if layer.action != "reused"}),
-            True,
-            result.bytes_sent,
-            read,
-            0,
-            0,
-            0,
-            self._seconds(),
-            plan.why,
-        )
+            return result, self.to.destination.delivered(self.tags), read
 
     def _unmoved(self, plan: Plan) -> None:
         """Nobody has moved a tag since the plan was made (FAULTS 26): BuildKit, which will, does not look.
@@ -418,12 +421,17 @@ class Session:
         return phases | {"total": time.monotonic() - self._begun}
 
     def _result(
-        self, plan: Plan, finished: Assembled, published: Published, baked: BakeResult | None, packed: Packed | None
+        self,
+        plan: Plan,
+        images: Mapping[str, Image],
+        roles: Mapping[str, Sequence[str]],
+        published: Published,
+        baked: BakeResult | None,
+        packed: Packed | None,
     ) -> Result:
         sent = packed.sent if packed else None
-        layers = layer_results(
-            finished, plan.present.blobs, sent, built=baked is not None, mounts_base=self.to.mounts_base
-        )
+        built, mounts_base = baked is not None, self.to.mounts_base
+        layers = layer_results(images, roles, plan.present.blobs, sent, built=built, mounts_base=mounts_base)
         uploaded = published.uploaded + (sent.uploaded if sent else 0)
         if self.to.destination.kind == "registry":
             uploaded += bytes_of(layers, "built")

@@ -214,13 +214,14 @@ def plan(
     to_build = tuple(p for p in inputs.platforms if no_cache or way == "buildkit" or p not in present.runtimes)
     checkpoint, wanted = inputs.checkpoint, inputs.project.checkpoint
     has_layers = checkpoint is not None and wanted is not None and wanted.placement != "volume"
-    pack = has_layers and way == "compose" and present.checkpoint is None
     inside = wanted is not None and wanted.placement == "layer"
+    # What is not in the image is not BuildKit's to copy.
+    pack = has_layers and present.checkpoint is None and (way == "compose" or not inside)
+    blueprints = checkpoint.blueprints if checkpoint is not None and pack else ()
+    if wanted is not None and wanted.compression == "none":
+        check_layers(blueprints, present.layer_limit, destination)
     if way == "compose":
-        blueprints = checkpoint.blueprints if checkpoint is not None and pack else ()
         there = present.checkpoint or ()
-        if wanted is not None and wanted.compression == "none":
-            check_layers(blueprints, present.layer_limit, destination)
         check_image(inputs, present.runtimes, to_build, blueprints if inside else (), there if inside else ())
     assembled = None
     if not to_build and not pack and way == "compose":
@@ -305,7 +306,7 @@ def _checkpoint(inputs: Inputs, present: Present, pack: bool, way: Way, shaky: b
         return []
     if wanted.placement == "volume":
         return [LayerPlan("checkpoint", "mounted", "placement = 'volume': mounted at run time, not in the image")]
-    if way == "buildkit":
+    if way == "buildkit" and wanted.placement == "layer":
         return [LayerPlan("checkpoint", "built", "BuildKit copies it", checkpoint.size, None, known=False)]
     if checkpoint.elsewhere is not None and pack:
         return [_borrowed(checkpoint, present)]

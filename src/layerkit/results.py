@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .assemble import Assembled
 from .destinations import Sent
-from .oci import Digest
+from .oci import Digest, Image
 from .planner import ROLES, Plan
 from .timeline import Span
 
@@ -49,7 +48,10 @@ class Result:
         rebuilt: roles of which a layer is new.
         builder_ran: BuildKit was called.
         bytes_sent: to the builder.
+        layers: none where BuildKit built the whole image and the destination does not tell its manifest (the local
+            Docker); ``uploaded`` and ``reused`` are 0 then.
         checkpoint_read, uploaded, reused: bytes; ``dropped`` were on their way when their layer turned out to be there.
+            What BuildKit sends to a registry is taken to be its layers that were not known to be there.
         fetched: bytes of the checkpoint's layers that were streamed from a registry, where the weights are not here.
         seconds: of each phase.
         plan: what was to be done; ``layerkit.outcomes`` holds the two against each other.
@@ -99,11 +101,18 @@ class Result:
 
 
 def layer_results(
-    finished: Assembled, before: frozenset[Digest], sent: Sent | None, *, built: bool, mounts_base: bool
+    images: Mapping[str, Image],
+    roles: Mapping[str, Sequence[str]],
+    before: frozenset[Digest],
+    sent: Sent | None,
+    *,
+    built: bool,
+    mounts_base: bool,
 ) -> tuple[LayerResult, ...]:
     """What happened to each layer of each platform's image.
 
     Args:
+        images, roles: by platform.
         before: digests of the layers that were at the destination.
         sent: what became of the checkpoint's layers; None where they were not sent.
         built: BuildKit ran.
@@ -111,15 +120,15 @@ def layer_results(
     """
 
     def action(role: str, digest: Digest) -> str:
-        if role == "checkpoint":
-            if sent is not None and digest in sent.mounted:
+        if role == "checkpoint" and sent is not None:
+            if digest in sent.mounted:
                 return "mounted"
-            return "packed" if sent is not None and digest in sent.new else "reused"
+            return "packed" if digest in sent.new else "reused"
         if not built or digest in before:
             return "reused"
         return "mounted" if role == "base" and mounts_base else "built"
 
-    several = len(finished.images) > 1
+    several = len(images) > 1
     return tuple(
         LayerResult(
             role,
@@ -130,10 +139,8 @@ def layer_results(
             action(role, descriptor.digest),
             platform if several else "",
         )
-        for platform, image in finished.images.items()
-        for descriptor, diff_id, role in zip(
-            image.manifest.layers, image.config.diff_ids, finished.roles[platform], strict=True
-        )
+        for platform, image in images.items()
+        for descriptor, diff_id, role in zip(image.manifest.layers, image.config.diff_ids, roles[platform], strict=True)
     )
 
 

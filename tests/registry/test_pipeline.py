@@ -11,6 +11,7 @@ from layerkit.errors import ConflictError, RefusedError
 from layerkit.events import Event, Note
 from layerkit.testing import FakeRegistry
 from registry.pushing import NAME, Played, Pushing, image, tar_of
+from registry.support import MIB
 
 Serve = Callable[..., FakeRegistry]
 OTHER = image([(tar_of({"x": b"1"}), "ADD x")])
@@ -94,3 +95,79 @@ def test_tag_moved_before_buildkit_pushes(tmp_path: Path, serve: Serve) -> None:
     with pytest.raises(ConflictError, match="tag 'v1' moved from nothing to"):
         played.run()
     assert played.baked == ["runtime-0"] and registry.tag(NAME, "v1") == OTHER[0].manifest.digest
+
+
+# ------------------------------------------------------------------------------------------------------- what it counts
+
+
+def test_counts_of_whole(tmp_path: Path, serve: Serve) -> None:
+    """Of an image that BuildKit built whole, layers, roles and bytes are read back from the registry."""
+    registry = serve()
+    pushing = project(tmp_path, registry)
+    elsewhere = serve()
+    base, blobs = pushing.base()
+    elsewhere.push("team/base", "1", base, blobs)
+    file = pushing.project / "layerkit.toml"
+    file.write_text(file.read_text().replace(f"{registry.host}/team/base", f"{elsewhere.host}/team/base"))
+    for tag, reused in (("v1", 0), ("v1", 2)):
+        played = Played(pushing, [tag], way="buildkit")
+        played.whole = WHOLE
+        result = played.run()
+        assert [layer.role for layer in result.layers] == ["base", "checkpoint"]
+        assert [layer.action for layer in result.layers] == ["built"] * (2 - reused) + ["reused"] * reused
+        sizes = sum(layer.size for layer in WHOLE[0].manifest.layers)
+        assert (result.uploaded, result.reused) == ((0, sizes) if reused else (sizes, 0))
+        assert result.checkpoint_read == 3 * MIB
+
+
+def test_counts_of_copies(tmp_path: Path, serve: Serve) -> None:
+    """cache.repository in another registry: what is copied into the image's own counts as uploaded."""
+    registry, cache = serve(), serve()
+    pushing = project(tmp_path, registry)
+    with (pushing.project / "layerkit.toml").open("a") as file:
+        file.write(f'[cache]\nrepository = "{cache.host}/team/cache"\n')
+    begun = len(registry.requests), len(cache.requests)
+    result = Played(pushing).run()
+    assert result.builder_ran
+    received = [
+        sum(request.received for request in one.requests[number:] if request.method != "GET")
+        for one, number in zip((registry, cache), begun, strict=True)
+    ]
+    # Of the runtime image BuildKit pushes manifest, configuration and placeholder too, which the image has not.
+    manifest = pushing.runtime()[0].manifest
+    unused = len(manifest.raw) + manifest.config.size + manifest.layers[1].size
+    assert result.uploaded == sum(received) - unused
+
+
+@pytest.mark.parametrize("near", [True, False])
+def test_base_of_own_dockerfile(tmp_path: Path, serve: Serve, near: bool) -> None:
+    """Whether the base is in the same registry is asked of the Dockerfile, not of image.base's default."""
+    registry = serve()
+    pushing = project(tmp_path, registry)
+    elsewhere = serve()
+    base, blobs = pushing.base()
+    elsewhere.push("team/base", "1", base, blobs)
+    start = (registry if near else elsewhere).host
+    (pushing.project / "Dockerfile").write_text(
+        f"FROM {start}/team/base:1\nCOPY --link --from=checkpoint . /app/model/\nCOPY --link serve.py /app/\n"
+    )
+    (pushing.project / "layerkit.toml").write_text(
+        f'[image]\nname = "{registry.host}/{NAME}"\nplatforms = ["linux/amd64"]\ndockerfile = "Dockerfile"\n'
+        '[checkpoint]\npath = "weights"\n'
+    )
+    result = Played(pushing).run()
+    action = next(layer.action for layer in result.layers if layer.role == "base")
+    assert action == ("mounted" if near else "built")
+
+
+def test_artifact_beside_buildkit(tmp_path: Path, serve: Serve) -> None:
+    """placement = "artifact" with --way buildkit: the image is BuildKit's, the checkpoint is packed beside it."""
+    registry = serve()
+    pushing = project(tmp_path, registry)
+    with (pushing.project / "layerkit.toml").open("a") as file:
+        file.write('placement = "artifact"\n')
+    played = Played(pushing, way="buildkit")
+    result = played.run()
+    assert played.baked == ["image"] and result.checkpoint_read == 3 * MIB and result.uploaded > 3 * MIB
+    (kept,) = [tag for tag in registry._repositories[NAME].tags if tag.startswith("checkpoint-")]
+    assert kept and "checkpoint" not in {layer.role for layer in result.layers}

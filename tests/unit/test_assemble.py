@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from layerkit.assemble import PackedCheckpoint, Runtime, assemble, checkpoint_image, roles_of
+from layerkit.assemble import PackedCheckpoint, Runtime, assemble, checkpoint_image, roles_of, roles_of_whole
 from layerkit.checkpoint import Ownership
 from layerkit.errors import IntegrityError
 from layerkit.fingerprint import Inputs
@@ -136,6 +136,24 @@ def test_roles(instruction: str, role: str) -> None:
     """Above the base, what COPY and ADD made is code; what ran is dependencies."""
     made = image([layer("COPY base"), layer("RUN base"), layer(instruction), layer("weights")])
     assert roles_of(made, 2, range(3, 4)) == ("base", "base", role, "checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("instruction", "role"),
+    [
+        ("COPY --chown=0:0 --chmod=0644 . /app/model/ # buildkit", "checkpoint"),
+        ("COPY model.pt /app/model # buildkit", "checkpoint"),
+        ("COPY . model/ # buildkit", "checkpoint"),
+        ("COPY src /app # buildkit", "code"),
+        ("RUN /bin/sh -c cp -r x /app/model # buildkit", "dependencies"),
+    ],
+)
+def test_roles_of_whole(root: Path, instruction: str, role: str) -> None:
+    """In an image that BuildKit built whole, what was copied to where the checkpoint goes is the checkpoint."""
+    made = image([layer("COPY base"), layer("RUN base"), layer(instruction)])
+    assert roles_of_whole(made, wanted(root)) == ("base", "base", role)
+    mounted = roles_of_whole(made, wanted(root, placement="artifact"))
+    assert mounted[2] == ("code" if role == "checkpoint" else role)
 
 
 # -------------------------------------------------------------------------------------------------------- attestations

@@ -200,6 +200,15 @@ def test_placement(root: Path, placement: str, pack: bool, action: str) -> None:
     assert made.pack is pack and rows(made)["checkpoint"][0] == action
 
 
+def test_artifact_beside_buildkit(root: Path) -> None:
+    """What is mounted at run time is packed also where BuildKit builds the whole image, for it is no part of that."""
+    found = known(root, placement="artifact")
+    made = decide(found, Present({PLATFORM: runtime()}), way="buildkit", why="asked for")
+    assert made.pack and rows(made)["checkpoint"][0] == "packed"
+    made = decide(found, there(found), way="buildkit", why="asked for")
+    assert not made.pack and rows(made)["checkpoint"][0] == "mounted"
+
+
 def test_artifact_that_is_there(root: Path) -> None:
     """An artifact that is there is mounted, and the image has no checkpoint layer."""
     found = known(root, placement="artifact")

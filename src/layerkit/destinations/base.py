@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from ..assemble import Assembled, PackedCheckpoint, Runtime
 from ..checkpoint import Packer
 from ..events import Listener
-from ..oci import Digest, Layer
+from ..oci import Digest, Image, Layer
 from ..planner import Present
 
 if TYPE_CHECKING:
@@ -88,8 +88,8 @@ class Destination(Protocol):
     def finished(self, tags: Sequence[str]) -> Output:
         """What to ask of BuildKit where it builds the whole image."""
 
-    def delivered(self, tags: Sequence[str]) -> None:
-        """BuildKit has handed over the whole image under *tags*."""
+    def delivered(self, tags: Sequence[str]) -> Mapping[str, Image]:
+        """BuildKit has handed over the whole image under *tags*: platform -> image, where that can be told."""
 
     def built(self, platform: str, key: str, result: BakeResult, target: str) -> Runtime:
         """The runtime image that BuildKit just handed over."""

@@ -229,8 +229,8 @@ class DockerDestination:
     def finished(self, tags: Sequence[str]) -> Output:
         return Output(tuple(self._local(tag) for tag in tags), ("type=docker",))
 
-    def delivered(self, tags: Sequence[str]) -> None:
-        pass
+    def delivered(self, tags: Sequence[str]) -> Mapping[str, Image]:
+        return {}  # docker save would tell it, with every byte of the checkpoint
 
     def built(self, platform: str, key: str, result: BakeResult, target: str) -> Runtime:
         name = self._local(runtime_tag(key))

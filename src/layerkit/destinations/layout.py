@@ -117,19 +117,22 @@ class LayoutDestination:
                 return Image(manifest, Config.parse(raw, manifest.config.media_type))
         return None
 
+    def _images(self, descriptor: Descriptor | None) -> dict[str, Image]:
+        """platform -> image of what *descriptor* names, as far as it is there."""
+        manifest = self._manifest(descriptor)
+        children = [manifest]
+        if isinstance(manifest, Index):
+            real = [child for child in manifest.manifests if not child.platform or child.platform.os != "unknown"]
+            children = [self._manifest(child) for child in real]
+        images = (self._image(child) for child in children)
+        return {str(image.platform): image for image in images if image is not None}
+
     def look(self, runtime_keys: Mapping[str, str], checkpoint_key: str | None, tags: Sequence[str]) -> Present:
         runtimes = {p: found for p, key in runtime_keys.items() if (found := self._runtime(key, p)) is not None}
         named = {tag: self._named(tag) for tag in tags}
         previous: dict[str, Image] = {}
         for descriptor in named.values():
-            manifest = self._manifest(descriptor)
-            children = [manifest]
-            if isinstance(manifest, Index):
-                children = [self._manifest(child) for child in manifest.manifests]
-            for child in children:
-                image = self._image(child)
-                if image is not None:
-                    previous.setdefault(str(image.platform), image)
+            previous = self._images(descriptor) | previous
         layers = self.checkpoint(checkpoint_key) if checkpoint_key else None
         images = [*previous.values(), *(runtime.image for runtime in runtimes.values())]
         blobs = {d.digest for image in images for d in image.manifest.layers if self._holds(d)}
@@ -167,9 +170,10 @@ class LayoutDestination:
     def _written(self, *tags: str) -> Output:
         return Output(tuple(map(_whole_name, tags)), (entry("type=oci", "tar=false", f"dest={self.folder}"),))
 
-    def delivered(self, tags: Sequence[str]) -> None:
+    def delivered(self, tags: Sequence[str]) -> Mapping[str, Image]:
         for tag in tags:
             self._rename(tag)
+        return self._images(self._named(tags[0]))
 
     def built(self, platform: str, key: str, result: BakeResult, target: str) -> Runtime:
         self._rename(runtime_tag(key))

@@ -219,8 +219,13 @@ class RegistryDestination:
         attributes += ["registry.insecure=true"] if self._insecure else []
         return Output(tuple(names), (",".join(attributes),))
 
-    def delivered(self, tags: Sequence[str]) -> None:
-        pass
+    def delivered(self, tags: Sequence[str]) -> Mapping[str, Image]:
+        named = self._named(tags[0])
+        images = self._images(named.digest)[0] if named is not None else {}
+        for image in images.values():
+            for layer in self._lost(self.repository, image.manifest.layers):
+                self._heal(self.repository, layer)
+        return images
 
     def built(self, platform: str, key: str, result: BakeResult, target: str) -> Runtime:
         runtime = self._runtime(key, platform)
@@ -230,21 +235,21 @@ class RegistryDestination:
                 hint="does the builder reach the same registry under this name?",
             )
         for layer in self._lost(self.cache, runtime.image.manifest.layers):
-            self._heal(layer)
+            self._heal(self.cache, layer)
         return runtime
 
-    def _heal(self, layer: Descriptor) -> None:
+    def _heal(self, repository: Repository, layer: Descriptor) -> None:
         """A layer that BuildKit did not send, for HEAD said that it is there: a base's is copied from the base."""
         for origin in self._origins():
             there = False
             with contextlib.suppress(LayerkitError):  # it need not be a registry's, nor ours to read
                 there = origin.present(layer)
             if there:
-                self.cache.upload(_Copied(origin, layer))
-                if self.cache.present(layer):
+                repository.upload(_Copied(origin, layer))
+                if repository.present(layer):
                     return
         raise IntegrityError(
-            f"registry {self.cache.name}: says that it has layer {layer.digest.short}, so that BuildKit did not send"
+            f"registry {repository.name}: says that it has layer {layer.digest.short}, so that BuildKit did not send"
             " it, and does not give it: its bytes are gone",
             hint="have the registry forget what it lost (restart it, clear its cache); or build with --no-cache,"
             " which makes new layers of what RUN does",
