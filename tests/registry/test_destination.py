@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from layerkit.engine import BakeResult
 from layerkit.errors import ConflictError, IntegrityError, RefusedError
 from layerkit.events import Event, Phase
-from layerkit.oci import Digest, Manifest, Reference
+from layerkit.oci import MEDIA, Descriptor, Digest, Index, Manifest, Platform, Reference, dump
 from layerkit.pipeline import build
 from layerkit.project import load
 from layerkit.registry import Client
@@ -17,6 +19,7 @@ from layerkit.results import Result
 from layerkit.settings import Settings
 from layerkit.testing import FakeRegistry
 from registry.pushing import NAME, Played, Pushing, image, tar_of, whole_image
+from registry.support import MIB
 
 Serve = Callable[..., FakeRegistry]
 Seeded = Callable[..., tuple[FakeRegistry, Pushing]]
@@ -115,6 +118,69 @@ def test_damaged_manifest(seeded: Seeded, which: str, damage: str) -> None:
     assert push(pushing).digest == first.digest
     mended = Manifest.parse(home.manifests[home.tags[name]][0])
     assert mended.layers == Manifest.parse(raw).layers and whole(registry) == first.digest
+
+
+# ----------------------------------------------------------------------------------------------------- attestations
+
+
+def attested(pushing: Pushing, size: int) -> tuple[Index, list[Manifest], list[bytes]]:
+    """The runtime image with an SBOM of *size* bytes as BuildKit attaches it: index, its manifests, blobs."""
+    runtime, blobs = pushing.runtime()
+    subject = [{"name": "x", "digest": {"sha256": runtime.manifest.digest.hex}}]
+    statement = dump({"subject": subject, "predicate": {"files": "x" * size}})
+    digest = Digest.of(statement)
+    config = dump({"os": "unknown", "rootfs": {"type": "layers", "diff_ids": [str(digest)]}})
+    manifest = Manifest.create(
+        Descriptor(MEDIA.CONFIG, Digest.of(config), len(config)), [Descriptor(MEDIA.IN_TOTO, digest, len(statement))]
+    )
+    said = {
+        "vnd.docker.reference.type": "attestation-manifest",
+        "vnd.docker.reference.digest": str(runtime.manifest.digest),
+    }
+    index = Index.create(
+        [
+            runtime.manifest.descriptor(runtime.platform),
+            manifest.descriptor(Platform("unknown", "unknown"), said),
+        ]
+    )
+    return index, [runtime.manifest, manifest], [*blobs, statement, config]
+
+
+@pytest.mark.parametrize("profile", ["strict", "ghcr-4mib"])
+def test_large_sbom(seeded: Seeded, profile: str) -> None:
+    """An SBOM of over 8 MiB follows the image, as a small one does; by chunks where the registry takes no more."""
+    registry, pushing = seeded(profile)
+    index, manifests, blobs = attested(pushing, 9 * MIB)
+    for manifest in manifests:
+        registry.push(NAME, "", manifest, blobs)
+    registry.push(NAME, f"runtime-{pushing.runtime_key()}", index)
+    result = push(pushing)
+    with Client() as client:
+        made = client.repository(Reference.parse(f"{registry.host}/{NAME}")).manifest("v1")
+    assert isinstance(made, Index) and made.digest == result.digest and len(made.manifests) == 2
+    assert push(pushing).uploaded == 0
+
+
+def test_sbom_that_is_too_large(seeded: Seeded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is too large to be rewritten: BuildKit builds the whole image, and it is said why."""
+    registry, pushing = seeded()
+    monkeypatch.setattr("layerkit.destinations.registry._MOST_STATED", 2 * MIB)
+    index, manifests, blobs = attested(pushing, 3 * MIB)
+    for manifest in manifests:
+        registry.push(NAME, "", manifest, blobs)
+    registry.push(NAME, f"runtime-{pushing.runtime_key()}", index)
+
+    class Attesting(Played):
+        def _bake(self, targets: Sequence[Any]) -> BakeResult:
+            result = super()._bake(targets)
+            if targets[0].name != "image":
+                registry.push(NAME, f"runtime-{pushing.runtime_key()}", index)
+            return result
+
+    played = Attesting(pushing)
+    played.whole = OTHER[0], [*OTHER[1]]
+    result = played.run()
+    assert played.baked == ["runtime-0", "image"] and f"over {2 * MIB}" in result.why
 
 
 # ------------------------------------------------------------------------------------------------------------- tags

@@ -31,6 +31,9 @@ __all__ = ["LAYER_JOBS", "RegistryDestination"]
 CACHE_TAG = "buildcache"
 # What garbage collection leaves behind: a manifest whose configuration is not there any more, or has no bytes.
 _HURT = (IntegrityError, MissingBlobsError)
+# Bytes of one statement of an attestation, which is rewritten in memory. An SBOM of PyTorch and CUDA has some 10 MB.
+_MOST_STATED = 128 * 1024 * 1024
+_SMALL = 1024 * 1024  # bytes that are sent by one request
 
 
 class RegistryDestination:
@@ -142,8 +145,11 @@ class RegistryDestination:
         return images, whole
 
     def _whole_runtime(self, key: str, platform: str) -> Runtime | None:
-        """The runtime image under *key* if all of its layers are really there (FAULTS 23)."""
-        with contextlib.suppress(*_HURT):
+        """The runtime image under *key* if all of its layers are really there (FAULTS 23).
+
+        What is too large to be read is as good as not there: what comes of that, who builds it anew is told.
+        """
+        with contextlib.suppress(*_HURT, _TooLargeError):
             runtime = self._runtime(key, platform)
             if runtime is not None and not self._lost(self.cache, runtime.image.manifest.layers):
                 return runtime
@@ -161,7 +167,8 @@ class RegistryDestination:
                     attestation = self.cache.manifest(other.digest)
                     if isinstance(attestation, Manifest):
                         parts = (attestation.config, *attestation.layers)
-                        attestations.append((attestation, {d.digest: self.cache.blob(d) for d in parts}))
+                        _check_sizes(parts, self.cache.name)
+                        attestations.append((attestation, {d.digest: self.cache.blob(d, _MOST_STATED) for d in parts}))
         if not isinstance(manifest, Manifest):
             return None
         image = Image(manifest, Config.parse(self.cache.blob(manifest.config), manifest.config.media_type))
@@ -410,8 +417,24 @@ class RegistryDestination:
     def _put_blob(self, repository: Repository, digest: Digest, raw: bytes) -> int:
         if repository.present(Descriptor(MEDIA.CONFIG, digest, len(raw))):  # HEAD alone may lie (FAULTS 23)
             return 0
-        repository.put_blob(raw, anew=True)
+        if len(raw) > _SMALL:
+            repository.upload(Again.of(raw))
+        else:
+            repository.put_blob(raw, anew=True)
         return len(raw)
+
+
+class _TooLargeError(RefusedError):
+    """An attestation that cannot be made to follow its image."""
+
+
+def _check_sizes(parts: Iterable[Descriptor], name: str) -> None:
+    for part in parts:
+        if part.size > _MOST_STATED:
+            raise _TooLargeError(
+                f"registry {name}: the runtime image has an attestation of {part.size} bytes, over {_MOST_STATED}",
+                hint="leave it out of builder.attest",
+            )
 
 
 def _now() -> str:
