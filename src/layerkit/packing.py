@@ -14,7 +14,7 @@ from .destinations import Destination, Sent, Stopped
 from .errors import LayerkitError
 from .events import Listener
 from .memory import for_files
-from .oci import Digest
+from .oci import Digest, Layer
 from .state import State
 
 __all__ = ["Count", "Packed", "Task", "pack"]
@@ -80,9 +80,20 @@ def pack(
         packer.stop()
     key, content = checkpoint.key, checkpoint.digest
     assert key is not None and content is not None
+    if compression != "none" and (first := destination.checkpoint(key)) is not None:
+        # Compressed by another version of zstd they may be other bytes, of the same tars: the first ones stay.
+        sent = _instead(sent, first)
     made = PackedCheckpoint(sent.layers, key, content, checkpoint.ownership, checkpoint.weights, checkpoint.location)
     kept = destination.keep_checkpoint(made, packer)
     return Packed(packer, replace(sent, uploaded=sent.uploaded + kept), key, content, count.value, checkpoint)
+
+
+def _instead(sent: Sent, kept: tuple[Layer, ...]) -> Sent:
+    """The layers that were *kept* under the checkpoint's key, in place of those *sent*."""
+    there = {layer.descriptor.digest: layer.descriptor.size for layer in kept}
+    new = sent.new & there.keys()
+    reused = sum(size for digest, size in there.items() if digest not in new)
+    return replace(sent, layers=kept, reused=reused, new=new)
 
 
 class Count:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from layerkit.checkpoint import compress
 from layerkit.errors import ConflictError, RefusedError
 from layerkit.events import Event, Note
 from layerkit.testing import FakeRegistry
 from registry.pushing import NAME, Played, Pushing, image, tar_of
-from registry.support import MIB
+from registry.support import MIB, pattern
 
 Serve = Callable[..., FakeRegistry]
 OTHER = image([(tar_of({"x": b"1"}), "ADD x")])
@@ -171,3 +172,23 @@ def test_artifact_beside_buildkit(tmp_path: Path, serve: Serve) -> None:
     assert played.baked == ["image"] and result.checkpoint_read == 3 * MIB and result.uploaded > 3 * MIB
     (kept,) = [tag for tag in registry._repositories[NAME].tags if tag.startswith("checkpoint-")]
     assert kept and "checkpoint" not in {layer.role for layer in result.layers}
+
+
+# -------------------------------------------------------------------------------------------------------- compression
+
+
+@pytest.mark.parametrize("profile", ["strict", "immutable-tags"])
+def test_another_zstd(tmp_path: Path, serve: Serve, profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose zstd makes other bytes of the same tar takes the layers that are kept: the same image."""
+    registry = serve(profile)
+    pushing = project(tmp_path, registry)
+    with (pushing.project / "layerkit.toml").open("a") as file:
+        file.write('compression = "zstd"\n')
+    (pushing.project / "weights" / "model.pt").write_bytes(bytes(range(256)) * 4096 + pattern(MIB))
+    first = Played(pushing, ["v1"]).run()
+    pushing.state = tmp_path / "another machine"
+    monkeypatch.setattr(compress, "LEVEL", 3)
+    second = Played(pushing, ["v2"]).run()
+    assert second.digest == first.digest and second.rebuilt == ()
+    assert second.dropped == 0 and second.uploaded > MIB  # what its own zstd made was sent, in vain
+    assert second.reused == sum(layer.size for layer in second.layers)

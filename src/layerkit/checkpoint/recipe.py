@@ -70,7 +70,10 @@ class Recipe:
 
     @property
     def compressed(self) -> tuple[str, ...]:
-        """What a key says of compression; what "auto" decides follows from the content."""
+        """What a key says of compression; what "auto" decides follows from the content.
+
+        Not which zstd: whatever it makes of a layer unpacks to the same tar, and what is kept under the key is taken.
+        """
         return () if self.compression == "none" else (f"compression {self.compression}",)
 
     @property
