@@ -6,6 +6,7 @@ https://github.com/opencontainers/distribution-spec/tree/v1.1.0/conformance (01_
 
 from __future__ import annotations
 
+import http.client
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -46,6 +47,18 @@ def code(answer: urllib3.BaseHTTPResponse) -> str:
 
 
 # ------------------------------------------------------------------------------------------------ 01 pull
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_accept_in_several_lines(registry: FakeRegistry, pushed: Image, order: int) -> None:
+    """Types that are accepted in a line each, as Docker sends them, are one list, in whatever order they come."""
+    connection = http.client.HTTPConnection(registry.host)
+    connection.putrequest("HEAD", "/v2/team/model/manifests/v1")
+    for kind in (MEDIA.MANIFEST, "application/vnd.docker.distribution.manifest.v2+json")[::order]:
+        connection.putheader("Accept", kind)
+    connection.endheaders()
+    assert connection.getresponse().status == 200
+    connection.close()
 
 
 def test_pull_blobs(ask: Ask, pushed: Image) -> None:

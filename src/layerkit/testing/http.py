@@ -170,7 +170,8 @@ class Handler(BaseHTTPRequestHandler):
         self.profile = self.registry.profile
         parts = urlsplit(self.path)
         self.query = {name: values[-1] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
-        headers = {name.lower(): value for name, value in self.headers.items()}
+        # Lines of one name are one list (RFC 9110, section 5.3): Docker sends a line for each type that it accepts.
+        headers = {name.lower(): ", ".join(self.headers.get_all(name, ())) for name in self.headers}
         self.log = Request(self.command, parts.path, self.query, headers)
         self.left = int(headers.get("content-length") or 0)
         self.chunked_left: int | None = 0 if "chunked" in headers.get("transfer-encoding", "").lower() else None

@@ -323,7 +323,7 @@ class Protocol(Handler):
         with self.registry._lock:
             digest = reference if ":" in reference else home.tags.get(reference, "")
             found = home.manifests.get(digest)
-        accept = self.headers.get("Accept") or "*/*"
+        accept = self.log.headers.get("accept") or "*/*"
         if found is None or not ("*/*" in accept or found[1] in accept):
             raise error(404, "MANIFEST_UNKNOWN", "manifest unknown", {"reference": reference})
         raise Reply(200, found[0], {"Content-Type": found[1], "Docker-Content-Digest": digest})
