@@ -89,7 +89,9 @@ class Ownership:
     def instruction(self, source: str) -> str:
         """The Dockerfile instruction that this stands for, for the image's history."""
         owner, mode = f"{self.uid}:{self.gid}", f"{self.mode:04o}"
-        return f"COPY --link --chown={owner} --chmod={mode} --from=checkpoint {source} {self.target}"
+        # The same text for the same key: "/app/model" and "/app/model/" are one folder.
+        folder = f"{PurePosixPath(self.target)}".rstrip("/") + "/"
+        return f"COPY --link --chown={owner} --chmod={mode} --from=checkpoint {source} {folder}"
 
 
 @dataclass(frozen=True, slots=True)

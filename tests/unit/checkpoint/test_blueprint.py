@@ -297,6 +297,14 @@ def test_instruction() -> None:
     assert "--from=checkpoint 9 files /app/model/" in many.created_by
 
 
+@pytest.mark.parametrize("target", ["/app/model", "/app/model/", "/app//./model"])
+def test_instruction_of_one_folder(target: str) -> None:
+    """However the target is written, what has one key has one history, and so one image."""
+    assert checkpoint_key({}, Ownership(target)) == checkpoint_key({}, Ownership("/app/model/"))
+    assert Ownership(target).instruction("x") == Ownership("/app/model/").instruction("x")
+    assert Ownership("/").instruction("x").endswith(" x /")
+
+
 def test_layer(tmp_path: Path) -> None:
     """The layer is uncompressed, so that its digest and diff_id are one, and its size is known beforehand."""
     (blueprint,) = arrange(write(tmp_path, {"a": b"1" * 700}), OWNER)
