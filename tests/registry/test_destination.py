@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from layerkit.checkpoint import Ownership, Packer, arrange, find
+from layerkit.destinations.registry import RegistryDestination
 from layerkit.engine import BakeResult
 from layerkit.errors import ConflictError, IntegrityError, RefusedError
-from layerkit.events import Event, Phase
+from layerkit.events import Event, Phase, silent
 from layerkit.oci import MEDIA, Descriptor, Digest, Index, Manifest, Platform, Reference, dump
 from layerkit.pipeline import build
 from layerkit.project import load
 from layerkit.registry import Client
 from layerkit.results import Result
 from layerkit.settings import Settings
+from layerkit.state import State
 from layerkit.testing import FakeRegistry
 from registry.pushing import NAME, Played, Pushing, image, tar_of, whole_image
-from registry.support import MIB
+from registry.support import MIB, Connect
 
 Serve = Callable[..., FakeRegistry]
 Seeded = Callable[..., tuple[FakeRegistry, Pushing]]
@@ -214,3 +218,30 @@ def test_tag_refused_among_several(seeded: Seeded) -> None:
     made = registry.tag(NAME, "a")
     assert made is not None and made.short in str(caught.value)
     assert tags_of(registry, "b") == [OTHER[0].manifest.digest]
+
+
+# ---------------------------------------------------------------------------------------------------------- the layers
+
+
+def test_refused_layer_ends_the_hashing(
+    tmp_path: Path, registry: FakeRegistry, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A layer that is refused is said at once: the others do not wait for what is hashed before them."""
+    monkeypatch.setattr("layerkit.destinations.sending.HASH_FIRST", 36 * MIB)  # "a" is sent at once, "b" hashed first
+    for name, size in (("a", 40 * MIB), ("b", 33 * MIB)):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(size)
+    registry.fail(method="POST", path="blobs/uploads", status=400, times=-1)
+    read = 0
+
+    def slowly(count: int) -> None:
+        nonlocal read
+        read += count
+        time.sleep(0.02)
+
+    home = connect(registry)
+    packer = Packer(arrange(find(".", tmp_path), Ownership("/m")), slowly).start()
+    assert len(packer.blueprints) == 2
+    with State() as state, pytest.raises(RefusedError, match="HTTP 400"):
+        RegistryDestination(home, home, state).send(packer, silent, lambda: False)
+    assert read < 40 * MIB

@@ -61,7 +61,8 @@ class Sending:
         """
         self._forget_old_sessions()
         found: dict[int, _Outcome] = {}
-        left, lock, failed = list(reversed(range(len(self._packer.blueprints)))), threading.Lock(), threading.Event()
+        left, lock = list(reversed(range(len(self._packer.blueprints)))), threading.Lock()
+        failed: list[BaseException] = []
 
         def work() -> None:
             try:
@@ -70,16 +71,18 @@ class Sending:
                         if not left:
                             return
                         index = left.pop()
-                    found[index] = self._send_layer(index, lambda: stopped() or failed.is_set())
-            except BaseException:
-                failed.set()
+                    found[index] = self._send_layer(index, lambda: stopped() or bool(failed))
+            except BaseException as error:
+                failed.append(error)
+                self._packer.stop()  # others may wait for their layer's digest, and for all that is hashed before it
                 raise
 
         # One after the other in the order in which they are hashed; the hash is ahead of the line, if not of the disk.
         workers = [Beside(work) for _ in self._packer.blueprints[: self._jobs]]
-        errors = [error for worker in workers if (error := worker.wait()) is not None]
+        for worker in workers:
+            worker.wait()
         # What failed first has stopped the others.
-        for error in sorted(errors, key=lambda error: isinstance(error, Stopped)):
+        for error in sorted(failed, key=lambda error: isinstance(error, Stopped)):
             raise error
         outcomes = [found[index] for index in sorted(found)]
         return Sent(
