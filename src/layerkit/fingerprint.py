@@ -22,7 +22,7 @@ from .runtime import (
     generate,
     read_requirements,
 )
-from .runtime.requirements import Entry
+from .runtime.requirements import Entry, masked
 from .state import Identity, State
 
 __all__ = [
@@ -122,7 +122,7 @@ class Inputs:
             dependencies["wheels"] = Digest.of(dump({n: str(d) for n, d in self.wheels.items()})).short
         if len(self.requirements) <= _MOST_NAMED:
             for entry in self.requirements:
-                dependencies[f"{REQUIREMENT}{entry.name or entry.text}"] = _wanted(entry)
+                dependencies[f"{REQUIREMENT}{entry.name or masked(entry.text)}"] = _wanted(entry)
         dependencies |= {f"apt {name}": "" for name in self.project.dependencies.apt}
         instructions = {"Dockerfile": Digest.of(self.dockerfile.encode()).short}
         for name, value in self.project.builder.args.items():
@@ -143,6 +143,7 @@ def _wanted(entry: Entry) -> str:
     """What a requirement says beside its name: ``==2.0``, and which hashes where it has some."""
     text, hashes, rest = entry.text.partition(" --hash=")
     text = text[len(entry.name) :].strip() if text.lower().startswith(entry.name) else text
+    text = masked(text)  # anybody who may pull the image reads it, and ``plan`` prints it
     return f"{text} (hashes {Digest.of(rest.encode()).short})" if hashes else text
 
 

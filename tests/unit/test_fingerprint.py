@@ -209,6 +209,28 @@ def test_summary(tmp_path: Path) -> None:
     assert set(found["instructions"]) == {"Dockerfile", "argument A"}
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "mine @ https://me:pass-word@pypi.example/mine-1.0-py3-none-any.whl",
+        "git+https://pass-word@github.com/acme/mine.git@main",
+        "mine @ https://pypi.example/mine.whl?token=pass-word --hash=sha256:" + "0" * 64,
+        "--extra-index-url https://me:pass-word@pypi.example/simple",
+    ],
+)
+def test_summary_has_no_logins(tmp_path: Path, line: str) -> None:
+    """Logins and tokens in a requirement's URL stay out of the summary: whoever may pull the image reads it."""
+    root = write_project(tmp_path)
+    made = dataclasses.replace(project(root), dependencies=Dependencies("requirements.txt"))
+    with State() as state:
+        found = []
+        for secret in ("pass-word", "pass-word-2"):
+            (root / "requirements.txt").write_text(line.replace("pass-word", secret) + "\n")
+            found.append(inputs(made, state).summary)
+    assert "pass-word" not in repr(found)
+    assert found[0]["dependencies"] != found[1]["dependencies"]
+
+
 def test_summary_of_many_files(tmp_path: Path) -> None:
     """Over 300 code files are one entry, which changes with any of them: a manifest is no place for a list."""
     write_project(tmp_path)

@@ -12,14 +12,18 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from ..errors import ConfigurationError
+from ..oci import Digest
 
-__all__ = ["Entry", "Requirements", "credentials", "entry_of", "normalise", "parse"]
+__all__ = ["Entry", "Requirements", "credentials", "entry_of", "masked", "normalise", "parse"]
 
 # PEP 508, "Names", and an optional list of extras.
 _NAME = re.compile(r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)\s*(?P<extras>\[[^\]]*\])?\s*(?P<rest>.*)")
 _COMMENT = re.compile(r"(^|\s+)#.*$")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|file:|git\+")
 _CREDENTIALS = re.compile(r"https?://[^/\s@]+@")
+_TOKEN = re.compile(r"(?i)(?<=[?&])[a-z_-]*(?:token|secret|passw(?:or)?d|api_?key|signature|sig)=[^&#\s]+")
+_LOGIN = re.compile(r"(?<=://)[^/?#\s]+@")
+_QUERY = re.compile(r"(?<=\?)[^#\s]+")  # in a requirement only a URL has a ?
 _OPTION = re.compile(r"(?P<name>--[a-z-]+|-[a-zA-Z])(?:\s*=\s*|\s+|(?=\S)|$)(?P<value>.*)")
 _LONG = {
     "-r": "--requirement",
@@ -184,7 +188,7 @@ class _Parser:
         if name in ("--requirement", "--constraint"):
             if _SCHEME.match(value):
                 raise ConfigurationError(
-                    f"{_place(file, number)}: {value!r} is not in the project folder",
+                    f"{_place(file, number)}: {masked(value)!r} is not in the project folder",
                     hint="download it into the project: what it says must be known before the build",
                 )
             included = _normal(posixpath.join(posixpath.dirname(file), value), file, number)
@@ -272,5 +276,14 @@ def _local(file: str, number: int, line: str) -> ConfigurationError:
 
 
 def credentials(text: str) -> bool:
-    """Whether *text* has a URL with a user or password in it (``${VARIABLE}`` is none)."""
-    return any("${" not in found[0] for found in _CREDENTIALS.finditer(text))
+    """Whether *text* has a URL with a user, password or token in it (``${VARIABLE}`` is none)."""
+    return any("${" not in found[0] for what in (_CREDENTIALS, _TOKEN) for found in what.finditer(text))
+
+
+def masked(text: str) -> str:
+    """*text* as it may be shown to anybody: ``***`` for logins and queries of its URLs, for a token may be in either.
+
+    A short digest of the whole stands behind it then, so that two that differ there alone are still told apart.
+    """
+    shown = _QUERY.sub("***", _LOGIN.sub("***@", text))
+    return text if shown == text else f"{shown} ({Digest.of(text.encode()).short})"

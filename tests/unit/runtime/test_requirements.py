@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layerkit.errors import ConfigurationError
-from layerkit.runtime.requirements import Requirements, credentials, normalise, parse
+from layerkit.runtime.requirements import Requirements, credentials, masked, normalise, parse
 
 
 def parsed(text: str, **others: str) -> Requirements:
@@ -164,6 +164,34 @@ def test_credentials() -> None:
     assert not credentials("--index-url https://${TOKEN}@host/simple")
     assert not credentials("--index-url https://host/simple@v1")
     assert not credentials("git+ssh://git@github.com/a/b#egg=b")
+    assert credentials("a @ https://host/a.whl?b=1&access_token=s3cret")
+    assert not credentials("a @ https://host/a.whl?token=${TOKEN}")
+    assert not credentials("a @ https://host/a.whl?version=1")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a @ https://me:pw@host/a.whl", "a @ https://***@host/a.whl ("),
+        ("a @ git+https://pw@host/a.git@main#egg=a", "a @ git+https://***@host/a.git@main#egg=a ("),
+        (
+            "a @ https://me:p@pw@host/a.whl ; python_version > '3'",
+            "a @ https://***@host/a.whl ; python_version > '3' (",
+        ),
+        ("a @ https://host/a.whl?x=1&sig=pw#sha256=1", "a @ https://host/a.whl?***#sha256=1 ("),
+    ],
+)
+def test_masked(text: str, shown: str) -> None:
+    """Logins and queries of URLs are never shown, and two requirements that differ there alone are told apart."""
+    assert masked(text).startswith(shown) and "pw" not in masked(text)
+    assert masked(text) != masked(text.replace("pw", "other"))
+    assert masked(masked(text)) == masked(text)
+
+
+def test_masked_leaves_the_rest() -> None:
+    """What has neither login nor query is shown as it is."""
+    for text in ("torch==2.13.0", "a @ git+https://host/a.git@main", "a[b]>=1 ; python_version > '3'"):
+        assert masked(text) == text
 
 
 @given(st.text(alphabet="aB-._09", min_size=1))
