@@ -40,6 +40,9 @@ def stage(inputs: Inputs, folder: Path) -> Path:
         # another project (fsutil compares nothing else). So the time follows the content, below one day.
         os.utime(place, ns=(0, epoch * 10**9 + int(digest.hex[:15], 16) % (86400 * 10**9)))
     (folder.parent / "Dockerfile").write_text(inputs.dockerfile, encoding="utf-8")
+    # What lies there was chosen already. BuildKit prefers this file to a .dockerignore among them, which is there for
+    # a COPY of it alone. A comment, for an empty file could be taken for none.
+    (folder.parent / "Dockerfile.dockerignore").write_text("# nothing is left out\n", encoding="utf-8")
     return folder
 
 

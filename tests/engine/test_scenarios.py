@@ -242,6 +242,24 @@ def test_own_dockerfile(workspace: Workspace) -> None:
     assert workspace.python(code) == f"7 8 0o100644 {20 * MIB}"
 
 
+def test_own_dockerfile_sees_what_buildx_shows_it(workspace: Workspace) -> None:
+    """With one's own Dockerfile its own ignore file counts, and .dockerignore is a file like others."""
+    (workspace.root / "Dockerfile").write_text(
+        f"FROM {workspace.engine.base}\nCOPY --link --from=checkpoint . /weights/\nCOPY .dockerignore lib /app/\n"
+    )
+    (workspace.root / "layerkit.toml").write_text(
+        f'[image]\nname = "{workspace.repository}"\ndockerfile = "Dockerfile"\n[checkpoint]\npath = "model.pth.tar"\n'
+    )
+    (workspace.root / "Dockerfile.dockerignore").write_text("lib/out.py\n")
+    (workspace.root / ".dockerignore").write_text("lib/in.py\n")
+    for name in ("in.py", "out.py"):
+        (workspace.root / "lib" / name).write_text("")
+    workspace.build()
+    assert workspace.python("import os;print(sorted(os.listdir('/app')))") == str(
+        [".dockerignore", "__init__.py", "in.py"]
+    )
+
+
 def test_own_dockerfile_without_the_line(workspace: Workspace) -> None:
     """A Dockerfile without the COPY line is an error that shows the line."""
     (workspace.root / "Dockerfile").write_text(f"FROM {workspace.engine.base}\nCOPY . .\n")
