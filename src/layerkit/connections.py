@@ -123,6 +123,13 @@ class Connections:
         return tuple(self.base_client.repository(base) for base in self._bases)
 
     @property
+    def written(self) -> tuple[Path, ...]:
+        """Folders that a run writes into, which may be in the project: the state's, and an OCI layout's."""
+        output = self.request.output.partition(":")[2]
+        folders = (self.settings.state_folder, Path(output) if output else None)
+        return tuple(folder for folder in folders if folder is not None)
+
+    @property
     def where(self) -> str:
         """The destination, as people call it."""
         return self.destination.describe()

@@ -186,12 +186,14 @@ def fingerprint(
     resolve: Callable[[str], Base],
     source_date_epoch: int | None = None,
     sources: Sources | None = None,
+    apart: Iterable[Path] = (),
 ) -> Inputs:
     """Find and hash all that goes in. The checkpoint is not read: what the stat cache does not know stays open.
 
     Args:
         resolve: a base image's reference -> its digest and layers.
         sources: where a checkpoint that is not here is asked for.
+        apart: files and folders that are no input, wherever they lie: what layerkit itself writes.
 
     Raises:
         ConfigurationError: a file that the project names is missing, or its Dockerfile cannot be used.
@@ -206,12 +208,13 @@ def fingerprint(
         requirements = read_requirements(project)
         references = (project.image.base,)
         dependency_files = frozenset(requirements.files) if requirements else frozenset()
-    files = find_files(project)
+    apart = tuple(apart)
+    files = find_files(project, apart)
     wheels = _wheels(project)
     bases = {reference: resolve(reference) for reference in references}
     if not project.image.dockerfile:
         user = bases[project.image.base].user
-        text = generate(project, requirements, includes=find_includes(project), base_user=user)
+        text = generate(project, requirements, includes=find_includes(project, apart), base_user=user)
     checkpoint = checkpoint_inputs(project, state, sources)
     return Inputs(
         project,

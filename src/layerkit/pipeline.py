@@ -184,6 +184,7 @@ class Session:
                 self.lock.checkpoint if self.lock else None,
                 self._take,
             ),
+            apart=self.to.written,
         )
 
     def _hub(self) -> Hub:

@@ -98,25 +98,29 @@ def read_requirements(project: Project) -> Requirements | None:
 # ------------------------------------------------------------------------------------------------------------- files
 
 
-def find_files(project: Project) -> tuple[ContextFile, ...]:
+def find_files(project: Project, apart: Iterable[Path] = ()) -> tuple[ContextFile, ...]:
     """Exactly what is sent to the builder, sorted by path.
 
     For a generated Dockerfile: the requirements files, and ``code.include`` without ``code.exclude``,
     ``.dockerignore``, the wheel folder and ``DEFAULT_EXCLUDES``. For one's own: the project folder without what
     ``<Dockerfile>.dockerignore``, or else ``.dockerignore``, excludes. In both cases without the checkpoint.
 
+    Args:
+        apart: files and folders that are left out as well: what layerkit itself writes is no input.
+
     Raises:
         ConfigurationError: an include matches nothing or leaves the folder, a requirements file is missing, something
             is neither file nor folder nor link, or a pattern is none.
     """
     if project.image.dockerfile:
-        walk = _Walk(project.root, [_own_ignore(project)], _checkpoint(project), own=True)
+        without = _checkpoint(project) | _in_project(project, apart)
+        walk = _Walk(project.root, [_own_ignore(project)], without, own=True)
         files = {file.path: file for file in walk.below("")}
         return tuple(sorted(files.values(), key=lambda file: file.path))
     files = {}
     for path in _requirements_files(project):
         files[path] = _file(path, project.root / path)
-    walk = _code_walk(project)
+    walk = _code_walk(project, apart)
     for entry in project.code.include:
         for path in _matches(project, walk, entry):
             for file in walk.of(path):
@@ -124,13 +128,13 @@ def find_files(project: Project) -> tuple[ContextFile, ...]:
     return tuple(sorted(files.values(), key=lambda file: file.path))
 
 
-def find_includes(project: Project) -> dict[str, tuple[str, ...]]:
+def find_includes(project: Project, apart: Iterable[Path] = ()) -> dict[str, tuple[str, ...]]:
     """Entry of ``code.include`` -> the paths that it matches, a folder with a ``/`` at its end: for ``generate``.
 
     Raises:
         ConfigurationError: as ``find_files``.
     """
-    walk = _code_walk(project)
+    walk = _code_walk(project, apart)
     return {
         entry: tuple(
             path + "/" if (project.root / path).is_dir() and path != "." else path
@@ -145,9 +149,9 @@ def _requirements_files(project: Project) -> tuple[str, ...]:
     return requirements.files if requirements is not None else ()
 
 
-def _code_walk(project: Project) -> _Walk:
+def _code_walk(project: Project, apart: Iterable[Path]) -> _Walk:
     matchers = [Matcher(DEFAULT_EXCLUDES), Matcher(project.code.exclude), _ignore(project.root / ".dockerignore")]
-    without = _checkpoint(project)
+    without = _checkpoint(project) | _in_project(project, apart)
     if project.dependencies.wheels and not posixpath.isabs(project.dependencies.wheels):
         without.add(posixpath.normpath(project.dependencies.wheels))
     return _Walk(project.root, matchers, without, own=False)
@@ -179,9 +183,14 @@ def _checkpoint(project: Project) -> set[str]:
     if found and has_wildcard(path) and not found[0].exists():
         below = Path(path)
         found = list(Path(below.anchor or root).glob(str(below.relative_to(below.anchor) if below.anchor else below)))
-    result = set()
-    for place in [*found, *lock]:
-        for spelled in (Path(os.path.normpath(place)), place.resolve()):
+    return _in_project(project, [*found, *lock])
+
+
+def _in_project(project: Project, places: Iterable[Path]) -> set[str]:
+    """Paths, relative to the project folder, of those of *places* that are in it."""
+    root, result = project.root.absolute(), set()
+    for place in places:
+        for spelled in (Path(os.path.normpath(place.absolute())), place.resolve()):
             for top in (root, root.resolve()):
                 if spelled.is_relative_to(top) and spelled != top:
                     result.add(spelled.relative_to(top).as_posix())

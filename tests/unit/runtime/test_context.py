@@ -56,6 +56,17 @@ def test_files_folders_and_globs(tmp_path: Path) -> None:
     ]
 
 
+def test_what_layerkit_writes_is_no_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders that are named as apart are left out wherever they lie, with either kind of Dockerfile."""
+    write(tmp_path, "serve.py", "out/index.json", "build/out/blobs/x", "other/out/y", "Dockerfile")
+    monkeypatch.chdir(tmp_path)
+    apart = [Path("out"), tmp_path / "build/out", tmp_path.parent, tmp_path]
+    for made in (project(tmp_path, "."), own(tmp_path)):
+        found = [file.path for file in find_files(made, apart) if file.path != "Dockerfile"]
+        assert found == ["other/out/y", "serve.py"]
+    assert find_includes(project(tmp_path, "o*"), apart) == {"o*": ("other/",)}
+
+
 def test_deep_glob(tmp_path: Path) -> None:
     """Two stars reach into all folders, and a folder that matches comes with all in it."""
     write(tmp_path, "a/x.py", "a/b/y.py", "a/b/z.txt", "a/lib1/q/r.bin")
