@@ -114,7 +114,7 @@ def whole_definition(to: Connections, inputs: Inputs, tags: tuple[str, ...], lis
                 f"checkpoint.path: {checkpoint.hub.name}: bake gives BuildKit files of this machine",
                 hint="hf download writes them into a folder (--local-dir); name that one",
             )
-        start = Path(project.root, project.checkpoint.path).absolute()
+        start = Path(project.root, Path(project.checkpoint.path).expanduser()).absolute()
         context = str(start if start.is_dir() else start.parent)
     root = project.root.absolute()
     output = Output(tuple(f"{project.image.name}:{tag}" for tag in tags), ())

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from layerkit.pipeline import Session
+from layerkit.engine import Abilities, Engine
+from layerkit.pipeline import Session, bake_definition
 from layerkit.project import load
 from layerkit.request import Request
 from layerkit.settings import Settings
@@ -40,3 +41,13 @@ def test_what_a_run_writes_is_no_input(pushing: Pushing, monkeypatch: pytest.Mon
     with Session(made, Request(output="oci:out"), settings) as session:
         assert session.inputs().files == before.files
         assert (pushing.project / "state").is_dir()
+
+
+def test_bake_reads_the_checkpoint_from_home(pushing: Pushing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """bake's named context is the folder of the weights also where ``checkpoint.path`` begins with ``~``."""
+    monkeypatch.setenv("HOME", str(pushing.project))
+    monkeypatch.setattr(Engine, "abilities", Abilities("docker-container", ""))
+    toml = pushing.project / "layerkit.toml"
+    toml.write_text(toml.read_text().replace('path = "weights"', 'path = "~/weights"'))
+    made = bake_definition(load(None, root=pushing.project), settings=Settings.from_environment(pushing.environ))
+    assert made["target"]["image"]["contexts"]["checkpoint"] == str(pushing.project / "weights")

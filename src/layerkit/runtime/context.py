@@ -6,6 +6,7 @@ The checkpoint is never among them.
 from __future__ import annotations
 
 import difflib
+import glob
 import os
 import posixpath
 import shutil
@@ -179,10 +180,12 @@ def _checkpoint(project: Project) -> set[str]:
     root = project.root.absolute()
     lock = [project.lock.absolute()] if project.lock is not None else []
     path = project.checkpoint.path if project.checkpoint is not None else ""
-    found = [root / path, root / f"{path}.dvc"] if path and "://" not in path else []
-    if found and has_wildcard(path) and not found[0].exists():
-        below = Path(path)
-        found = list(Path(below.anchor or root).glob(str(below.relative_to(below.anchor) if below.anchor else below)))
+    if not path or "://" in path:
+        return _in_project(project, lock)
+    path = str(Path(path).expanduser())
+    found = [root / path, root / f"{path}.dvc"]
+    if glob.has_magic(path) and not os.path.lexists(found[0]):
+        found = [root / match for match in glob.glob(path, root_dir=root, recursive=True)]  # as checkpoint.files does
     return _in_project(project, [*found, *lock])
 
 

@@ -101,9 +101,13 @@ def test_everything(tmp_path: Path) -> None:
     assert paths(described) == [".dockerignore", "a.py", "requirements.txt"]
 
 
-@pytest.mark.parametrize("checkpoint", ["weights", "weights/", "./weights", "weights/*.pt", "weights/**"])
-def test_checkpoint_is_never_sent(tmp_path: Path, checkpoint: str) -> None:
+@pytest.mark.parametrize(
+    "checkpoint",
+    ["weights", "weights/", "./weights", "weights/*.pt", "weights/**", "weights/**.pt", "~/weights", "~/we*/*.pt"],
+)
+def test_checkpoint_is_never_sent(tmp_path: Path, checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The checkpoint's files stay here, however the checkpoint is spelled, also when their folder is included."""
+    monkeypatch.setenv("HOME", str(tmp_path))
     write(tmp_path, "weights/a.pt", "weights/b.pt", "a.py")
     assert paths(project(tmp_path, ".", checkpoint=checkpoint)) == ["a.py"]
     write(tmp_path, "Dockerfile")
