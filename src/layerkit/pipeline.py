@@ -8,13 +8,11 @@ destination ─ look ─────────▶ Present ───┘        
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .assemble import Runtime, assemble, roles_of_whole
@@ -41,7 +39,7 @@ from .request import Request, named
 from .results import Result, bytes_of, layer_results, roles_rebuilt
 from .runtime import bake
 from .settings import Settings
-from .staging import link_checkpoint, placeholder, stage
+from .staging import link_checkpoint, placeholder, stage, workplace
 from .targets import target, whole_definition
 from .timeline import Recorder, remember
 
@@ -331,9 +329,9 @@ class Session:
         runtimes = {p: plan.present.runtimes[p] for p in plan.inputs.platforms if p not in plan.platforms_to_build}
         if not plan.platforms_to_build:
             return runtimes, None
-        with self._phase("build"), tempfile.TemporaryDirectory(prefix="layerkit-") as folder:
-            marker = placeholder(Path(folder, "placeholder"))
-            context = stage(plan.inputs, Path(folder, "context"))
+        with self._phase("build"), workplace(self.state) as (folder, links):
+            marker = placeholder(folder / "placeholder")
+            context = stage(plan.inputs, folder / "context", links)
             targets = []
             for number, platform in enumerate(plan.platforms_to_build):
                 output = self.to.destination.output(plan.inputs.runtime_key(platform))
@@ -386,13 +384,13 @@ class Session:
     def _bake_whole(self, plan: Plan) -> tuple[BakeResult, Mapping[str, Image], int]:
         """What BuildKit says, the image as the destination tells it, and bytes of the checkpoint that it was given."""
         inputs = plan.inputs
-        with self._phase("build"), tempfile.TemporaryDirectory(prefix="layerkit-") as folder:
-            weights = Path(folder, "checkpoint")
+        with self._phase("build"), workplace(self.state) as (folder, links):
+            weights = folder / "checkpoint"
             placed = _inside(plan)
             if placed and inputs.checkpoint is not None:
                 inputs = replace(inputs, checkpoint=inputs.checkpoint.fetched())
-            read = link_checkpoint(inputs, weights) if placed and inputs.checkpoint is not None else 0
-            context = stage(inputs, Path(folder, "context"))
+            read = link_checkpoint(inputs, weights, links) if placed and inputs.checkpoint is not None else 0
+            context = stage(inputs, folder / "context", links)
             platform = ",".join(inputs.platforms)
             output = self.to.destination.finished(self.tags)
             folder_of_it = str(weights) if placed else ""

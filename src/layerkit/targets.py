@@ -31,13 +31,13 @@ def target(
 
     Args:
         platform: one, or several with commas.
-        context: folder that the files lie in; the Dockerfile lies beside it.
+        context: folder that the files lie in; the Dockerfile and the wheels lie beside it.
         checkpoint: folder of the checkpoint's named context; "" for none.
     """
     project = inputs.project
     contexts = {bake.CHECKPOINT_CONTEXT: checkpoint} if checkpoint else {}
     if inputs.wheels:
-        contexts[bake.WHEELS_CONTEXT] = str((project.root / project.dependencies.wheels).absolute())
+        contexts[bake.WHEELS_CONTEXT] = str(context.parent / bake.WHEELS_CONTEXT)
     contexts |= pins(inputs)
     args = dict(project.builder.args)
     if inputs.source_date_epoch is not None:
@@ -119,8 +119,12 @@ def whole_definition(to: Connections, inputs: Inputs, tags: tuple[str, ...], lis
     root = project.root.absolute()
     output = Output(tuple(f"{project.image.name}:{tag}" for tag in tags), ())
     made = target(to, inputs, "image", ",".join(to.platforms), root, context, output, listener)
+    contexts = dict(made.contexts)
+    if inputs.wheels:
+        contexts[bake.WHEELS_CONTEXT] = str((project.root / project.dependencies.wheels).absolute())
     made = replace(
         made,
+        contexts=contexts,
         dockerfile=inputs.dockerfile,
         inline=True,
         cache_to=tuple(project.cache.to or ()),

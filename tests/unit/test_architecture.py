@@ -58,7 +58,7 @@ MAY: dict[str, set[str]] = {
     "forecast": {"planner", "results"},
     "timeline": {"events", "state"},
     "results": {"oci", "assemble", "planner", "destinations", "timeline"},
-    "staging": {"oci", "errors", "checkpoint", "runtime", "fingerprint"},
+    "staging": {"oci", "errors", "state", "checkpoint", "runtime", "fingerprint"},
     "bases": {"oci", "errors", "events", "state", "registry", "engine", "fingerprint"},
     "connections": {
         "checkpoint_inputs", "oci", "errors", "settings", "state", "project", "runtime", "registry", "engine",
