@@ -220,7 +220,7 @@ def fingerprint(
         project,
         text,
         files,
-        _digests(((f.path, f.source) for f in files if not f.link), state),
+        _digests(((f.path, f.source) for f in files if f.is_file), state),
         dependency_files,
         _digests(wheels, state),
         bases,

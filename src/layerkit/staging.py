@@ -116,7 +116,7 @@ def stage(inputs: Inputs, folder: Path, links: Links) -> Path:
         materialise(inputs.files, folder)
         epoch = inputs.source_date_epoch or 0
         for file in inputs.files:
-            if file.link:
+            if not file.is_file:
                 continue
             place, digest = folder / file.path, inputs.digests[file.path]
             if hash_file(place) != digest:

@@ -243,7 +243,7 @@ def test_own_dockerfile(workspace: Workspace) -> None:
 
 
 def test_own_dockerfile_sees_what_buildx_shows_it(workspace: Workspace) -> None:
-    """With one's own Dockerfile its own ignore file counts, and .dockerignore is a file like others."""
+    """With one's own Dockerfile its ignore file counts; .dockerignore is a file, and empty folders are there."""
     (workspace.root / "Dockerfile").write_text(
         f"FROM {workspace.engine.base}\nCOPY --link --from=checkpoint . /weights/\nCOPY .dockerignore lib /app/\n"
     )
@@ -254,9 +254,10 @@ def test_own_dockerfile_sees_what_buildx_shows_it(workspace: Workspace) -> None:
     (workspace.root / ".dockerignore").write_text("lib/in.py\n")
     for name in ("in.py", "out.py"):
         (workspace.root / "lib" / name).write_text("")
+    (workspace.root / "lib" / "logs").mkdir()
     workspace.build()
     assert workspace.python("import os;print(sorted(os.listdir('/app')))") == str(
-        [".dockerignore", "__init__.py", "in.py"]
+        [".dockerignore", "__init__.py", "in.py", "logs"]
     )
 
 

@@ -246,6 +246,19 @@ def test_summary_of_many_files(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------ own Dockerfile
 
 
+def test_empty_folders_count(tmp_path: Path) -> None:
+    """An empty folder is part of the runtime key, and is another thing than a file of its name."""
+    write_project(tmp_path)
+    made = own(tmp_path, "COPY --link --from=checkpoint . /w/")
+    keys = [key(made)]
+    (tmp_path / "src/logs").mkdir()
+    keys.append(key(made))
+    (tmp_path / "src/logs").rmdir()
+    (tmp_path / "src/logs").touch(0o755)
+    keys.append(key(made))
+    assert len(set(keys)) == 3
+
+
 def test_own_dockerfile(tmp_path: Path) -> None:
     """The COPY line of one's own Dockerfile says where the checkpoint goes, and whose it is."""
     write_project(tmp_path)

@@ -32,14 +32,15 @@ _EXECUTABLE, _PLAIN, _FOLDER = 0o755, 0o644, 0o755
 
 @dataclass(frozen=True, order=True, slots=True)
 class ContextFile:
-    """One file of the build context.
+    """One file, link or empty folder of the build context.
 
     Attributes:
         path: relative to the context, with ``/``.
         source: where its content is.
-        size: bytes; 0 for a link.
-        mode: 0o755 where its owner may execute it, else 0o644: what the umask of a checkout left does not count.
-        link: where a symbolic link points, as it is written into the context; "" for a file.
+        size: bytes; 0 for what is no file.
+        mode: 0o755 where its owner may execute it, else 0o644: what the umask of a checkout left does not count;
+            0o40755 for a folder.
+        link: where a symbolic link points, as it is written into the context; "" for what is none.
     """
 
     path: str
@@ -47,6 +48,14 @@ class ContextFile:
     size: int
     mode: int
     link: str = ""
+
+    @property
+    def is_folder(self) -> bool:
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_file(self) -> bool:
+        return not self.link and not self.is_folder
 
 
 # ------------------------------------------------------------------------------------------------------ requirements
@@ -104,7 +113,9 @@ def find_files(project: Project, apart: Iterable[Path] = ()) -> tuple[ContextFil
 
     For a generated Dockerfile: the requirements files, and ``code.include`` without ``code.exclude``,
     ``.dockerignore``, the wheel folder and ``DEFAULT_EXCLUDES``. For one's own: the project folder without what
-    ``<Dockerfile>.dockerignore``, or else ``.dockerignore``, excludes. In both cases without the checkpoint.
+    ``<Dockerfile>.dockerignore``, or else ``.dockerignore``, excludes, and with folders in which nothing is, as buildx
+    sends them. (In a checkout such a folder is often the rest of an older state, and no two machines have the same:
+    where layerkit writes the Dockerfile it is not code.) In both cases without the checkpoint.
 
     Args:
         apart: files and folders that are left out as well: what layerkit itself writes is no input.
@@ -346,10 +357,20 @@ class _Walk:
             if match is not None:
                 yield match, None
             elif entry.is_dir(follow_symlinks=False):
-                if not self.closed(path):
-                    yield from self._walk(path, stop, files=files)
+                if self.closed(path):
+                    continue
+                empty = self.own and self._may_be_empty(path)
+                for found_below in self._walk(path, stop, files=files):
+                    empty = False
+                    yield found_below
+                if empty:
+                    yield None, ContextFile(path, Path(entry.path), 0, stat.S_IFDIR | _FOLDER)
             elif files and not self.out(path):
                 yield None, self._entry(path, entry)
+
+    def _may_be_empty(self, folder: str) -> bool:
+        """*folder* is sent also with nothing in it; not where it holds what is left out, which may come and go."""
+        return not self.out(folder) and not any(path.startswith(folder + "/") for path in self.without)
 
     def _entry(self, path: str, entry: os.DirEntry[str]) -> ContextFile:
         source = Path(entry.path)
@@ -400,13 +421,15 @@ def materialise(files: Iterable[ContextFile], destination: Path, *, timestamp: i
     for file in files:
         target = destination / file.path
         missing = []
-        parent = target.parent
+        parent = target if file.is_folder else target.parent
         while parent not in folders:
             missing.append(parent)
             folders.add(parent)
             parent = parent.parent
         for folder in reversed(missing):
             folder.mkdir()
+        if file.is_folder:
+            continue
         if file.link:
             target.symlink_to(file.link)
             os.utime(target, (timestamp, timestamp), follow_symlinks=False)

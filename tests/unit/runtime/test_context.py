@@ -286,6 +286,29 @@ def tree(root: Path) -> list[tuple[str, int, float, bytes | str]]:
     return result
 
 
+def test_empty_folders_for_own_dockerfile(tmp_path: Path) -> None:
+    """One's own Dockerfile gets empty folders, as from buildx: also those of which only what is in them is left out."""
+    write(tmp_path, "src/a.py", "logs/x.log", "gone/y", "weights/model.pt", "out/index.json", "Dockerfile")
+    for name in ("src/empty/deep", "gone2/sub"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / ".dockerignore").write_text("**/*.log\ngone\ngone2\n!gone2/x\n")
+    found = find_files(own(tmp_path, checkpoint="weights/model.pt"), [tmp_path / "out/index.json"])
+    assert [file.path for file in found if file.is_folder] == ["logs", "src/empty/deep"]
+    assert materialise(found, tmp_path / "context") == sum(file.size for file in found)
+    assert (tmp_path / "context/src/empty/deep").is_dir() and oct(
+        (tmp_path / "context/logs").stat().st_mode
+    ) == "0o40755"
+    (tmp_path / "src/empty/deep").rmdir()
+    assert "src/empty" in [file.path for file in find_files(own(tmp_path)) if file.is_folder]
+
+
+def test_empty_folders_are_no_code(tmp_path: Path) -> None:
+    """Where layerkit writes the Dockerfile, an empty folder is not sent: a fresh checkout has none of them."""
+    write(tmp_path, "src/a.py", "src/old/__pycache__/b.pyc")
+    (tmp_path / "src/empty").mkdir()
+    assert paths(project(tmp_path, "src")) == ["src/a.py"]
+
+
 def test_materialise(tmp_path: Path) -> None:
     """The same files from two checkouts give the same folder: content, modes and times."""
     for name, mode in (("one", 0o640), ("two", 0o666)):
