@@ -46,8 +46,10 @@ def named(project: Project, tags: Sequence[str]) -> tuple[Project, tuple[str, ..
     for tag in tags or ("latest",):
         if "/" in tag or ":" in tag:
             reference = Reference.parse(tag).or_latest()
-            if not reference.tag:
-                raise ConfigurationError(f"-t {tag}: a tag cannot be a digest")
+            if not reference.tag or reference.digest:
+                raise ConfigurationError(
+                    f"-t {tag}: a tag cannot be a digest, nor have one", hint="leave out @sha256:…"
+                )
             names.add(tag.rpartition(":")[0] if tag.endswith(f":{reference.tag}") else tag)
             short.append(reference.tag)
         else:

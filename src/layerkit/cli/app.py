@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -51,8 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         status = error.exit_status
     except BrokenPipeError:
         status = 0
-    with contextlib.suppress(BrokenPipeError, ValueError):
+    try:
         sys.stdout.flush()
+    except (BrokenPipeError, ValueError):
+        # Nobody reads any more, which undoes nothing. What is left would be tried again at the end, and be an error.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     gc.freeze()  # nor is it looked through at the end
     sys.exit(status)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -162,14 +163,15 @@ def build(
             from .github import result_done
 
             result_done(actions, result)
-        if as_json:
-            print(document)
-        else:
-            if kind != "quiet":
-                print_result(result)
-            if explain and result.plan:
-                print_outcomes(result.plan, result)
-            print(result.reference)
+        with contextlib.suppress(BrokenPipeError):  # the image is there, whether or not anybody reads of it
+            if as_json:
+                print(document)
+            else:
+                if kind != "quiet":
+                    print_result(result)
+                if explain and result.plan:
+                    print_outcomes(result.plan, result)
+                print(result.reference)
 
 
 @click.command()

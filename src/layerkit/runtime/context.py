@@ -11,9 +11,9 @@ import os
 import posixpath
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from platform import machine
 
 from ..errors import ConfigurationError
@@ -137,7 +137,21 @@ def find_files(project: Project, apart: Iterable[Path] = ()) -> tuple[ContextFil
         for path in _matches(project, walk, entry):
             for file in walk.of(path):
                 files.setdefault(file.path, file)
+    _no_file_behind_a_link(files)
     return tuple(sorted(files.values(), key=lambda file: file.path))
+
+
+def _no_file_behind_a_link(files: Mapping[str, ContextFile]) -> None:
+    """A link is sent as a link: a file that is reached by way of it can lie nowhere."""
+    for path, file in files.items():
+        for folder in (str(parent) for parent in PurePosixPath(path).parents):
+            if folder in files and files[folder].link:
+                behind = os.path.relpath(file.source.resolve(), files[folder].source.parent.resolve())
+                named = posixpath.normpath(posixpath.join(posixpath.dirname(folder), behind))
+                raise ConfigurationError(
+                    f"{path!r} lies behind the link {folder!r}, which is included as a link",
+                    hint=f"include {named!r} in its place",
+                )
 
 
 def find_includes(project: Project, apart: Iterable[Path] = ()) -> dict[str, tuple[str, ...]]:

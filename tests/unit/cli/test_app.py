@@ -356,6 +356,23 @@ def test_build_json(run: Run, asked: dict[str, Any]) -> None:
     assert set(document["bytes"]) >= {"checkpoint_read", "uploaded", "reused"}
 
 
+@pytest.mark.parametrize("arguments", [("--json",), ()])
+@pytest.mark.parametrize("buffering", [1, -1])
+def test_nobody_reads_the_result(
+    run: Run, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], buffering: int
+) -> None:
+    """A build whose result nobody reads any more has succeeded, and nothing is left to be written at the very end."""
+    write_project(Path())
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", buffering=buffering) as stream:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", stream)
+            done = run("build", *arguments)
+        stream.flush()
+    assert done.status == 0
+
+
 def test_metadata_file_that_cannot_be_written(run: Run, asked: dict[str, Any]) -> None:
     """A metadata file that cannot be written is 2, with its name."""
     write_project(Path())

@@ -212,6 +212,16 @@ def test_links_out(tmp_path: Path) -> None:
             find_files(described)
 
 
+def test_files_behind_an_included_link(tmp_path: Path) -> None:
+    """A file that is included by way of a folder's link that is included too is refused: the link is sent as a link."""
+    write(tmp_path, "real/x.py", "src/a.py")
+    (tmp_path / "src/link").symlink_to("../real")
+    with pytest.raises(ConfigurationError, match=r"'src/link/x\.py' lies behind the link 'src/link'") as caught:
+        find_files(project(tmp_path, "src", "src/link/x.py"))
+    assert caught.value.hint == "include 'real/x.py' in its place"
+    assert paths(project(tmp_path, "src/link/x.py")) == ["src/link/x.py"]
+
+
 def test_pipes_and_sockets(tmp_path: Path) -> None:
     """A FIFO or socket among the code is refused before anything waits for it; an excluded one is no matter."""
     write(tmp_path, "src/a.py")
