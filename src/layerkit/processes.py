@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -40,15 +41,28 @@ def group(
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End the group of *process*: politely first, and within 2 s where that is heeded."""
-    if process.poll() is not None:
+    """End the group of *process*, which may outlive it: politely first, and within 2 s where that is heeded."""
+    until = time.monotonic() + _GRACE
+    if not _signal(process, signal.SIGTERM):
         return
-    for number, patience in ((signal.SIGTERM, _GRACE), (signal.SIGKILL, 10.0)):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(patience)
-            return
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_GRACE)
+    while time.monotonic() < until and _signal(process, 0):  # docker is gone; its plugin may not be
+        time.sleep(0.01)
+    _signal(process, signal.SIGKILL)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(10.0)
+
+
+def _signal(process: subprocess.Popen[bytes], number: int) -> bool:
+    """Send a signal to the group of *process*; whether any of it is left."""
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # what is left has ended, and waits for its parent (macOS)
+        pass
+    return True
 
 
 class Loading:
