@@ -158,7 +158,7 @@ _OTHER = {
     0: ("", "done"),
     10: ("", "`plan --exit-code`: something would change"),
     130: ("", "interrupted by Ctrl-C; no tag was moved"),
-    143: ("", "ended by SIGTERM; no tag was moved"),
+    143: ("", "ended by SIGTERM, or with its terminal (SIGHUP); no tag was moved"),
 }
 
 

@@ -27,7 +27,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Terminated(BaseException):
-    """SIGTERM, as an exception: what is under way is ended by the same blocks as with Ctrl-C."""
+    """SIGTERM or SIGHUP, as an exception: what is under way is ended by the same blocks as with Ctrl-C."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -36,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     gc.set_threshold(100_000)
     try:
         signal.signal(signal.SIGTERM, _on_term)
+        # The docker commands are in groups of their own and hear nothing of a terminal that closes. nohup stays one.
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+            signal.signal(signal.SIGHUP, _on_term)
         # Without standalone mode click returns the status of --help, --version and Exit.
         status = cli.main(list(arguments) if arguments is not None else None, "layerkit", standalone_mode=False) or 0
     except click.ClickException as error:

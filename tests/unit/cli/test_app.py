@@ -275,14 +275,15 @@ def test_interrupted(run: Run, monkeypatch: pytest.MonkeyPatch, error: BaseExcep
     assert done.status == status and done.err.strip().startswith(said)
 
 
-def test_terminated(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SIGTERM is 143, and the blocks that clean up are left on the way."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_terminated(run: Run, monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+    """SIGTERM, or a terminal that is closed, is 143, and the blocks that clean up are left on the way."""
     write_project(Path())
     cleaned = []
 
     def build(*args: object, **options: object) -> None:
         try:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
             time.sleep(5)
         finally:
             cleaned.append(True)
@@ -290,6 +291,13 @@ def test_terminated(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layerkit.pipeline, "build", build)
     done = run("build")
     assert (done.status, cleaned) == (143, [True]) and "terminated: no tag was moved" in done.err
+
+
+def test_nohup(run: Run) -> None:
+    """Under nohup a terminal that is closed ends nothing."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    done = run("schema")
+    assert done.status == 0 and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 # ------------------------------------------------------------------------------------------------------ build and plan
