@@ -245,7 +245,9 @@ def entry_of(file: str, number: int, line: str, constraint: bool) -> Entry:
     if found is None or requirement.startswith(("/", ".", "~")):
         if re.match(r"[./~]|[A-Za-z]:\\", requirement):
             raise _local(file, number, line)
-        raise ConfigurationError(f"{_place(file, number)}: {line!r} is no requirement", hint="as in torch==2.13.0")
+        raise ConfigurationError(
+            f"{_place(file, number)}: {masked(line)!r} is no requirement", hint="as in torch==2.13.0"
+        )
     rest = found["rest"]
     if re.fullmatch(r"@\s*(?:file:|\.{0,2}/).*", rest) or re.search(
         r"\.(?:whl|zip|tar\.gz|tgz|tar\.bz2)$", requirement
@@ -255,7 +257,9 @@ def entry_of(file: str, number: int, line: str, constraint: bool) -> Entry:
     elif rest.startswith(("/", "\\")):
         raise _local(file, number, line)
     elif rest and not re.match(r"[<>=!~@(;]", rest):
-        raise ConfigurationError(f"{_place(file, number)}: {line!r} is no requirement", hint="as in torch==2.13.0")
+        raise ConfigurationError(
+            f"{_place(file, number)}: {masked(line)!r} is no requirement", hint="as in torch==2.13.0"
+        )
     return Entry(normalise(found["name"]), line, file, number, constraint)
 
 
@@ -269,7 +273,7 @@ def _name_of_url(url: str) -> str:
 
 def _local(file: str, number: int, line: str) -> ConfigurationError:
     return ConfigurationError(
-        f"{_place(file, number)}: {line!r} is on this machine, not in the builder",
+        f"{_place(file, number)}: {masked(line)!r} is on this machine, not in the builder",
         hint="list a package of your own under [code] include, or build its wheel into the folder of"
         " dependencies.wheels and require it by name",
     )

@@ -188,6 +188,22 @@ def test_masked(text: str, shown: str) -> None:
     assert masked(masked(text)) == masked(text)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "-e git+https://me:pass-word@github.com/acme/mine.git",
+        "-r https://me:pass-word@host/requirements.txt",
+        "mine https://host/mine.whl?token=pass-word",
+        "mine @ file://me:pass-word@host/mine.whl",
+    ],
+)
+def test_errors_show_no_logins(line: str) -> None:
+    """A line that is refused is shown without the login or token in it: errors end up in logs."""
+    with pytest.raises(ConfigurationError) as caught:
+        parse("requirements.txt", lambda _: line)
+    assert "pass-word" not in str(caught.value) and "requirements.txt:1" in str(caught.value)
+
+
 def test_masked_leaves_the_rest() -> None:
     """What has neither login nor query is shown as it is."""
     for text in ("torch==2.13.0", "a @ git+https://host/a.git@main", "a[b]>=1 ; python_version > '3'"):
