@@ -36,6 +36,7 @@ _OCTAL = re.compile(r"0?[0-7]{3,4}")
 _SECRET_NAME = re.compile(
     r"(?i)(?:^|[_-])(?:token|secret|passwd|password|api_?key|credentials?|private_?key)(?:$|[_-])"
 )
+_LOGIN = re.compile(r"https?://(?![^/\s@]*\$\{)[^/\s@]+@")
 _SIZE = re.compile(r"(?P<number>\d{1,12}(?:\.\d{1,6})?) ?(?P<unit>(?:[KMGTkmgt]i?)?[Bb]?)")
 _UNITS = {letter + i + b: (1024 if i else 1000) ** power for power, letter in enumerate(("", "k", "m", "g", "t"))
           for i in ("", "i") for b in ("", "b") if letter or not i}  # fmt: skip
@@ -110,12 +111,15 @@ def _platform(value: str) -> str:
 
 
 def _variables(value: Mapping[str, str]) -> Mapping[str, str]:
-    for name in value:
+    for name, text in value.items():
         if not _VARIABLE.fullmatch(name):
             raise ValueError(f"{name!r} is no variable name")
-        if _SECRET_NAME.search(name):
+        # A proxy's is no matter: BuildKit keeps its variables out of the history.
+        login = _LOGIN.search(text) is not None and not name.lower().endswith("_proxy")
+        if login or _SECRET_NAME.search(name):
+            why = "has a URL with a login" if login else "looks like a secret"
             raise ValueError(
-                f"{name!r} looks like a secret, and would stay in the image's history: give it as"
+                f"{name!r} {why}, and would stay in the image's history: give it as"
                 f" [builder.secrets] {name} = {{ env = {name!r} }} and RUN --mount=type=secret,id={name}"
             )
     return value

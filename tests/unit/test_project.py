@@ -347,6 +347,7 @@ def test_line_in_a_large_file(tmp_path: Path) -> None:
         (minimal('[checkpoint]\npath = "x"\nplacement = "side"'), "'layer', 'volume' or 'artifact'"),
         (minimal('[dependencies]\ninstaller = "conda"'), "'pip' or 'uv'"),
         (minimal('[builder.args]\nAPI_TOKEN = "x"'), "[builder.secrets] API_TOKEN"),
+        (minimal('[builder.args]\nPIP_INDEX_URL = "https://me:pw@host/x"'), "'PIP_INDEX_URL' has a URL with a login"),
         (minimal('[builder.args]\n"A B" = "x"'), "no variable name"),
         (minimal('[image.env]\nDB_PASSWORD = "x"'), "looks like a secret"),
         (minimal("[builder.secrets.x]"), "either file"),
@@ -363,7 +364,12 @@ def test_line_in_a_large_file(tmp_path: Path) -> None:
 def test_refused(tmp_path: Path, more: str, said: str) -> None:
     """What cannot be built is refused before anything runs, in words that say what is allowed (FAULTS 37, 54, 57)."""
     (found,) = problems(tmp_path, more)
-    assert said in found
+    assert said in found and "me:pw" not in found
+
+
+def test_logins_of_proxies() -> None:
+    """A proxy's URL may have a login, for BuildKit keeps its variables out of the history; and a variable is none."""
+    Builder(args={"HTTPS_PROXY": "http://me:pw@proxy:3128", "PIP_INDEX_URL": "https://ci:${PASS}@host/simple"})
 
 
 @pytest.mark.parametrize("key", ["command", "entrypoint", "env", "labels", "expose", "user", "workdir", "base"])
