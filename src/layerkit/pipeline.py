@@ -365,8 +365,9 @@ class Session:
             return None
         if self.to.destination.checkpoint(found.key) is not None:
             return None
-        nothing = replace(present, checkpoint=None)
-        return self._send(replace(plan, inputs=locate(plan.inputs, nothing, self.to, self._fetched.add, self.listener)))
+        nothing = replace(present, checkpoint=None, blobs=frozenset())
+        inputs = locate(plan.inputs, nothing, self.to, self._fetched.add, self.listener)
+        return self._send(replace(plan, inputs=inputs, present=nothing))
 
     def _build_whole(self, plan: Plan) -> Result:
         """BuildKit builds the same Dockerfile with the real checkpoint, and delivers the image itself."""

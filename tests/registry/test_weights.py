@@ -303,7 +303,7 @@ def test_hash_of_the_file(trainer: Trainer) -> None:
 
 
 def test_another_registry(trainer: Trainer, serve: Serve) -> None:
-    """What was hashed for one destination is not hashed again for another; its layers are sent there."""
+    """What was hashed for one destination is sent to another, and read once for that."""
     trainer.options(SHARDS)
     trainer.save(model())
     first = trainer.push()
@@ -312,8 +312,9 @@ def test_another_registry(trainer: Trainer, serve: Serve) -> None:
     other.push(NAME, f"runtime-{trainer.image().config.labels['dev.layerkit.runtime']}", runtime, blobs)
     project = load(None, root=trainer.project, overrides=[f'image.name="{other.host}/{NAME}"'])
     second = build(project, tags=["v1"], push=True, settings=trainer.settings())
-    assert (second.checkpoint_read, second.rebuilt, second.digest) == (0, ("checkpoint",), first.digest)
-    assert other.received_bytes() > sum(tensor.nbytes for tensor in model().values())
+    assert (second.rebuilt, second.digest) == (("checkpoint",), first.digest)
+    size = sum(tensor.nbytes for tensor in model().values())
+    assert size < second.checkpoint_read < size + 64 * KIB and size < other.received_bytes()
 
 
 def test_changed_meanwhile(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,6 +61,7 @@ class Packer:
         apart: int | None = None,
     ) -> None:
         self.blueprints = tuple(blueprints)
+        self._given = frozenset(known or ())
         self._apart = apart
         self._at = (0, 0)  # the layer that is hashed, and how many bytes of it are
         self._line: dict[int, int] = {}  # index -> bytes that were sent
@@ -121,6 +122,11 @@ class Packer:
             )
         self.digest(index)
         return self._sent[index]
+
+    def read_to_send(self, index: int) -> None:
+        """Layer *index* was sent: its files were read for that alone, where nothing had to be hashed."""
+        if index in self._given and type(self.blueprints[index]) is Blueprint:
+            self._on_read(sum(file.size for file in self.blueprints[index].files))
 
     def layer(self, index: int) -> Layer:
         """Layer *index*; waits until its digest is known."""

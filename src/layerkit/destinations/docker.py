@@ -87,18 +87,15 @@ class DockerDestination:
                 self._stand_on(runtime)
         named: dict[str, Digest | None] = {}
         previous: dict[str, Image] = {}
+        blobs: set[Digest] = set()
         for tag in tags:
             image = self.engine.image(self._local(tag))
             named[tag] = Digest.parse(str(image["Id"])) if image else None
             known = self._image("docker-image", str(image["Id"])) if image else None
-            if known is not None and not previous:
+            if known is not None and image is not None and not previous:
                 previous[str(known.platform)] = known
-        blobs = {
-            layer.digest
-            for image in previous.values()
-            for layer in image.manifest.layers
-            if not (self._stacked and _of_checkpoint(layer))
-        }
+                proven = not self._stacked and _is_whole(image)
+                blobs = {layer.digest for layer in known.manifest.layers if proven or not _of_checkpoint(layer)}
         for runtime in runtimes.values():
             blobs |= {layer.digest for layer in runtime.image.manifest.layers}
         layers = self.checkpoint(checkpoint_key) if checkpoint_key else None
@@ -183,8 +180,7 @@ class DockerDestination:
     def _whole(self, reference: str) -> dict[str, Any] | None:
         """The local image, if all of it is here; the containerd store takes one that lacks a layer without a word."""
         found = self.engine.image(reference)
-        parts = (found or {}).get("Manifests") or ()
-        return None if any(p.get("Kind") == "image" and p.get("Available") is False for p in parts) else found
+        return found if found is not None and _is_whole(found) else None
 
     def _called(self, under: Sequence[Digest], digests: Sequence[Digest]) -> tuple[Digest, ...]:
         """What the store finds the last of the checkpoint's layers *digests* by, with *under* under them."""
@@ -513,6 +509,11 @@ class DockerDestination:
         config = f"{image.config.digest.hex}.json"
         archive.file(config, image.config.raw)
         archive.file("manifest.json", json.dumps([{"Config": config, "RepoTags": names, "Layers": paths}]).encode())
+
+
+def _is_whole(image: Mapping[str, Any]) -> bool:
+    parts = image.get("Manifests") or ()
+    return not any(part.get("Kind") == "image" and part.get("Available") is False for part in parts)
 
 
 def _of_checkpoint(layer: Descriptor) -> bool:

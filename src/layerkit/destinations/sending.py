@@ -99,6 +99,12 @@ class Sending:
         if index in self._mounted:
             return _Outcome(self._packer.layer(index), there=True, dropped=0)
         label = blueprint.label
+        if self._packer.known(index) is not None:
+            layer = self._packer.layer(index)
+            if self._repository.present(layer.descriptor):
+                size = layer.descriptor.size
+                self._listener(Transfer(f"checkpoint-{index}", label, size, size, "dropped"))
+                return _Outcome(layer, there=True, dropped=0)
         taste = sample(blueprint)
         told = False
 
@@ -122,6 +128,7 @@ class Sending:
                 if not there:
                     journal = _Journal(self._state, self._repository.name, blueprint, content.size)
                     self._repository.upload(transfer, progress=transfer.progress, journal=journal)
+                    self._packer.read_to_send(index)
             except UploadDropped:
                 there = True
                 dropped = transfer.done
