@@ -92,6 +92,18 @@ def test_layer_that_nobody_has(seeded: Seeded) -> None:
     assert "--no-cache" in caught.value.hint and registry.tag(NAME, "v2") is None
 
 
+def test_layer_lost_of_a_whole_image(seeded: Seeded) -> None:
+    """A layer that BuildKit did not send with the whole image, and that is gone: status 8, and no success."""
+    registry, pushing = seeded("lying-head")
+    for blob in OTHER[1]:
+        registry.put_blob(NAME, blob)
+    registry.drop_blob(OTHER[0].manifest.layers[0].digest)
+    played = Played(pushing, way="buildkit")
+    played.whole = OTHER
+    with pytest.raises(IntegrityError, match="its bytes are gone"):
+        played.run()
+
+
 def test_layer_lost_beside_the_cache(seeded: Seeded) -> None:
     """cache.repository: a layer that only the image's own repository lost is brought there by the next build."""
     registry, pushing = seeded()
