@@ -12,7 +12,7 @@ import os
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
@@ -56,6 +56,7 @@ class DockerDestination:
         self.name = reference.name
         # diff_ids that lie under the checkpoint's layers; None while nobody knows.
         self._under: tuple[Digest, ...] | None = None if mounted is None else ()
+        self._holders: dict[str, Image | None] = {}  # images with checkpoints that were asked for
         self._uppers: dict[Digest, bytes] = {}
         self._archive: Archive | None = None
         self._streamed: dict[Digest, str] = {}  # digest -> path, of what is in that archive
@@ -166,7 +167,7 @@ class DockerDestination:
         if not record:
             return None
         digests = tuple(Digest.parse(row[0]) for row in record["layers"])
-        stored = self._stored([record])
+        stored = self._stored(digests)
         if self._classic and self._under is None:
             there = set(digests) <= {name[-1] for name in stored}
         else:
@@ -193,17 +194,26 @@ class DockerDestination:
             return tuple(diff_ids[: number + 1] for number in range(len(diff_ids)))
         return tuple((layer.digest,) for layer in image.manifest.layers)
 
-    def _stored(self, records: Iterable[Mapping[str, Any]]) -> frozenset[tuple[Digest, ...]]:
-        """Names of the layers of images that brought a checkpoint here, and that Docker still has, tagged or not."""
+    def _stored(self, digests: Collection[Digest]) -> frozenset[tuple[Digest, ...]]:
+        """Names of layers in Docker: of the images that brought checkpoints with one of *digests* here.
+
+        They count, tagged or not, while Docker has all of them. Each is asked for once.
+        """
+        wanted = set(map(str, digests))
         found: set[tuple[Digest, ...]] = set()
-        for holder in {holder for record in records for holder in record["holders"]}:
-            image = self._image("docker-image", holder)
-            if image is not None and self._whole(holder) is not None:
-                found.update(self._names(image))
+        for record in self._records():
+            if wanted & {row[0] for row in record["layers"]}:
+                for identity in record["holders"]:
+                    if identity not in self._holders:
+                        image = self._image("docker-image", identity)
+                        self._holders[identity] = image if image and self._whole(identity) else None
+                    if (holder := self._holders[identity]) is not None:
+                        found.update(self._names(holder))
         return frozenset(found)
 
-    def _all_stored(self) -> frozenset[tuple[Digest, ...]]:
-        return self._stored(r for key, r in self.state.all(_CHECKPOINT).items() if key.endswith(self._store_name))
+    def _records(self) -> list[dict[str, Any]]:
+        found = self.state.all(_CHECKPOINT).items()
+        return [record for where, record in found if record and where.endswith(f" {self._store_name}")]
 
     def _hold(self, key: str, layers: Sequence[Layer], identity: Digest) -> None:
         """Remember that the image *identity*, which is here, has the *layers* of the checkpoint *key*."""
@@ -212,6 +222,7 @@ class DockerDestination:
         holders = [*(holder for holder in before if holder != str(identity)), str(identity)]
         rows = [[str(layer.diff_id), layer.descriptor.size, layer.created_by] for layer in layers]
         self.state.put(_CHECKPOINT, where, {"holders": holders[-_HOLDERS:], "layers": rows})
+        self._holders.clear()
 
     @property
     def _store_name(self) -> str:
@@ -365,8 +376,8 @@ class DockerDestination:
         """
         # What the layers come to lie on is not known while BuildKit builds it: then none counts as there.
         under = self._under
-        stored = frozenset() if self._classic and under is None else self._all_stored()
-        held = {name[-1] for name in stored}
+        unknown = self._classic and under is None
+        held = {row[0] for record in self._records() for row in record["layers"]}
         layers: list[Layer] = []
         uploaded = reused = 0
         new: set[Digest] = set()
@@ -374,7 +385,7 @@ class DockerDestination:
             if stopped():
                 raise Stopped
             taste = sample(blueprint)
-            if blueprint.size < HASH_FIRST or self.state.get("sample", taste) or packer.known(index) in held:
+            if blueprint.size < HASH_FIRST or self.state.get("sample", taste) or str(packer.known(index)) in held:
                 digest = packer.digest(index)
             else:
                 path = self._stream(packer, index, taste, listener, stopped)
@@ -382,7 +393,8 @@ class DockerDestination:
                 self._streamed[digest] = path
             self.state.put("sample", taste, str(digest))
             layers.append(blueprint.layer(digest))
-            if self._called(under or (), [layer.diff_id for layer in layers]) in stored:
+            name = self._called(under or (), [layer.diff_id for layer in layers])
+            if not unknown and name in self._stored([digest]):
                 reused += blueprint.size
             else:
                 uploaded += blueprint.size
@@ -452,7 +464,7 @@ class DockerDestination:
                 self.engine.tag(identity, reference.familiar, tag)
         else:
             try:
-                loaded = self._load(image, reference, tags, self._all_stored(), packer, listener)
+                loaded = self._load(image, reference, tags, self._stored(image.config.diff_ids), packer, listener)
             except LocalResourceError:
                 self.close()
                 if packer is None:
