@@ -515,6 +515,19 @@ def test_an_upload_that_turns_out_to_be_needless_is_dropped(registry: FakeRegist
     assert registry.asked("PUT") == []
 
 
+def test_an_upload_that_was_faster_than_the_hash_is_dropped(
+    registry: FakeRegistry, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What turns out to be there when all of it was sent is not committed: the session is closed."""
+    data = Data(pattern(3 * MIB), piece=MIB)
+    monkeypatch.setattr(data, "cancelled", lambda: data.hashed > 0)
+    with pytest.raises(UploadDropped) as caught:
+        connect(registry).upload(data)
+    assert caught.value.sent == data.size
+    assert registry.open_sessions == 0
+    assert registry.asked("PUT") == []
+
+
 def test_closing_the_client_ends_an_upload(registry: FakeRegistry, connect: Connect) -> None:
     """FAULTS 32: close() in another thread ends an upload that waits for its registry, at once."""
     client = connect.client(limits=None)

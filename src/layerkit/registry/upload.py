@@ -342,6 +342,8 @@ class Upload:
         """``PUT LOCATION?digest=DIGEST`` with no body."""
         assert self._session is not None
         digest = self._digest = self._content.digest()
+        if self._content.cancelled():
+            raise UploadDropped(self.sent)  # all was sent before it was known to be there
         try:
             answer = self._send(
                 "PUT", urls.append(self._session, digest=str(digest)), "commit", patience=self._transport.limits.commit
