@@ -42,7 +42,7 @@ class Request:
 def named(project: Project, tags: Sequence[str]) -> tuple[Project, tuple[str, ...]]:
     """The project under the repository that the tags name, and the tags alone."""
     short: list[str] = []
-    names: set[str] = set()
+    names: dict[str, str] = {}  # repository -> as it was written first
     for tag in tags or ("latest",):
         if "/" in tag or ":" in tag:
             reference = Reference.parse(tag).or_latest()
@@ -50,16 +50,18 @@ def named(project: Project, tags: Sequence[str]) -> tuple[Project, tuple[str, ..
                 raise ConfigurationError(
                     f"-t {tag}: a tag cannot be a digest, nor have one", hint="leave out @sha256:…"
                 )
-            names.add(tag.rpartition(":")[0] if tag.endswith(f":{reference.tag}") else tag)
-            short.append(reference.tag)
+            written = tag.rpartition(":")[0] if tag.endswith(f":{reference.tag}") else tag
         else:
-            short.append(Reference.parse(project.image.name).with_tag(tag).tag)
-    if len(names) > 1 or (names and len(short) > len(tags)):
+            written = project.image.name
+            reference = Reference.parse(written).with_tag(tag)
+        names.setdefault(reference.name, written)
+        short.append(reference.tag)
+    if len(names) > 1:
         raise ConfigurationError(
-            f"the tags name {len(names)} repositories: {', '.join(sorted(names))}", hint="one build, one repository"
+            f"the tags name {len(names)} repositories: {', '.join(sorted(names.values()))}",
+            hint=f"one build, one repository; a tag alone is of {project.image.name}",
         )
     if any(tag.startswith(("runtime-", "checkpoint-")) or tag == "buildcache" for tag in short):
         raise ConfigurationError("tags runtime-*, checkpoint-* and buildcache are layerkit's own", hint="take another")
-    if names:
-        project = replace(project, image=replace(project.image, name=names.pop()))
-    return project, tuple(dict.fromkeys(short))
+    (name,) = names.values()
+    return replace(project, image=replace(project.image, name=name)), tuple(dict.fromkeys(short))

@@ -1,25 +1,46 @@
-from __future__ import annotations
+"""What tags mean: each build is for one repository."""
 
-from pathlib import Path
+from __future__ import annotations
 
 import pytest
 
 from layerkit.errors import ConfigurationError
+from layerkit.project import Image, Project
 from layerkit.request import named
-from unit.support import project
 
-NAME = "registry.example/acme/resnet"
-
-
-def test_tags_name_one_repository(tmp_path: Path) -> None:
-    """Tags are short, or whole references of one repository, which is then the image's."""
-    assert named(project(tmp_path), ["v1", "v1", "v2"])[1] == ("v1", "v2")
-    made, tags = named(project(tmp_path), ["other.example/a/b:v1"])
-    assert (made.image.name, tags) == ("other.example/a/b", ("v1",))
+PROJECT = Project(Image("registry.example/team/p1"))
 
 
-@pytest.mark.parametrize("tag", [f"v1@sha256:{'0' * 64}", f"{NAME}:v1@sha256:{'0' * 64}", f"{NAME}@sha256:{'0' * 64}"])
-def test_tags_have_no_digest(tmp_path: Path, tag: str) -> None:
+@pytest.mark.parametrize("tags", [["prod", "registry.example/other/x:v1"], ["registry.example/other/x:v1", "prod"]])
+def test_a_bare_tag_is_of_the_projects_own_repository(tags: list[str]) -> None:
+    """A bare tag beside a reference of another repository is refused, and does not move that one's tag."""
+    with pytest.raises(ConfigurationError, match=r"name 2 repositories: registry\.example/other/x, "):
+        named(PROJECT, tags)
+
+
+def test_bare_tags_and_references_of_the_same_repository_go_together() -> None:
+    """A whole reference of image.name's own repository may stand beside bare tags."""
+    project, tags = named(PROJECT, ["prod", "registry.example/team/p1:v1", "prod"])
+    assert (project, tags) == (PROJECT, ("prod", "v1"))
+
+
+def test_spellings_of_one_repository_are_one() -> None:
+    """What Docker takes for one repository is one, whichever way it is written."""
+    project, tags = named(PROJECT, ["one:x", "docker.io/library/one:y", "index.docker.io/library/one"])
+    assert (project.image.name, tags) == ("one", ("x", "y", "latest"))
+
+
+def test_references_alone_name_the_repository() -> None:
+    """References of one repository win over image.name; without tags it is image.name's latest."""
+    assert named(PROJECT, ["other/x:v1"])[0].image.name == "other/x"
+    assert named(PROJECT, [])[1] == ("latest",)
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [f"v1@sha256:{'0' * 64}", f"{PROJECT.image.name}:v1@sha256:{'0' * 64}", f"{PROJECT.image.name}@sha256:{'0' * 64}"],
+)
+def test_tags_have_no_digest(tag: str) -> None:
     """A digest in -t is a usage error: it is known only once the image is built."""
     with pytest.raises(ConfigurationError, match="a tag cannot be a digest, nor have one"):
-        named(project(tmp_path), [tag])
+        named(PROJECT, [tag])
