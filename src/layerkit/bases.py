@@ -86,27 +86,36 @@ class Bases:
             return None
         key = f"{descriptor.digest} {' '.join(self._platforms)}"
         known = self._state.get("base", key)
-        if known is None or "manifests" not in known:
+        if known is None or "others" not in known:
             counts: dict[str, int] = {}
             manifests: dict[str, str] = {}
+            others: dict[str, str] = {}
             user = ""
             top = repository.manifest(descriptor.digest)
             for platform in self._platforms:
+                wanted = Platform.parse(platform)
                 manifest = top
                 if isinstance(top, Index):
-                    child = top.find(Platform.parse(platform))
+                    child = top.find(wanted)
                     if child is None:
-                        raise ConfigurationError(f"base image {reference}: has no {platform}")
+                        others[platform] = _platforms_of(top)
+                        continue
                     manifest = repository.manifest(child.digest)
                 if isinstance(manifest, Manifest):
+                    config = Config.parse(repository.blob(manifest.config), manifest.config.media_type)
                     counts[platform] = len(manifest.layers)
                     manifests[platform] = str(manifest.digest)
-                    user = Config.parse(repository.blob(manifest.config), manifest.config.media_type).user
-            known = {"layers": counts, "user": user, "manifests": manifests}
+                    user = config.user
+                    found = Platform.from_json(config.document)
+                    if manifest is top and _is_another(found, wanted):
+                        others[platform] = str(found)
+            known = {"layers": counts, "user": user, "manifests": manifests, "others": others}
             self._state.put("base", key, known)
         self._state.put("base-user", str(reference), known["user"])
         digests = {platform: Digest.parse(digest) for platform, digest in known["manifests"].items()}
-        return Base(descriptor.digest, known["layers"], user=known["user"], manifests=digests)
+        return Base(
+            descriptor.digest, known["layers"], user=known["user"], manifests=digests, others=dict(known["others"])
+        )
 
     def _in_docker(self, text: str) -> Base | None:
         with contextlib.suppress(LocalResourceError):
@@ -114,6 +123,23 @@ class Bases:
             if image is not None:
                 layers = len((image.get("RootFS") or {}).get("Layers") or ())
                 counts = dict.fromkeys(self._platforms, layers)
+                found = Platform(str(image.get("Os") or ""), str(image.get("Architecture") or ""))
+                for platform in self._platforms:
+                    if _is_another(found, Platform.parse(platform)):  # a containerd store may hold both
+                        self._listener(
+                            Note(f"base {text}: the local Docker shows {found} of it, not {platform}", "warning")
+                        )
                 user = str((image.get("Config") or {}).get("User") or "")
                 return Base(Digest.parse(str(image["Id"])), counts, pinned=False, user=user)
         return None
+
+
+def _platforms_of(index: Index) -> str:
+    named = (str(child.platform) for child in index.manifests if child.platform and child.platform.os != "unknown")
+    return ", ".join(dict.fromkeys(named)) or "no image"
+
+
+def _is_another(found: Platform, wanted: Platform) -> bool:
+    """Certainly so: of variants many run on others, and what an image does not say is nobody's to guess."""
+    pairs = ((found.os, wanted.os), (found.architecture, wanted.architecture))
+    return any(has not in ("unknown", "", wants) for has, wants in pairs)

@@ -19,6 +19,7 @@ from .runtime import (
     base_images,
     find_files,
     find_includes,
+    foundation,
     generate,
     read_requirements,
 )
@@ -49,6 +50,7 @@ class Base:
     ``user``: its USER, "" for root's.
     ``pinned``: the builder can be held to that digest (one of the local Docker may be no manifest's).
     ``manifests``: platform -> digest of its manifest.
+    ``others``: platform that it certainly is not of -> those that it is of.
     """
 
     digest: Digest | None = None
@@ -56,6 +58,7 @@ class Base:
     pinned: bool = True
     user: str = ""
     manifests: Mapping[str, Digest] = field(default_factory=dict)
+    others: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -202,16 +205,20 @@ def fingerprint(
     if project.image.dockerfile:
         text = own_dockerfile(project)
         references = base_images(text, target_stage=project.image.target, args=project.builder.args)
+        lowest = foundation(text, target_stage=project.image.target, args=project.builder.args)
         dependency_files: frozenset[str] = frozenset()
         requirements = None
     else:
         requirements = read_requirements(project)
         references = (project.image.base,)
+        lowest = project.image.base
         dependency_files = frozenset(requirements.files) if requirements else frozenset()
     apart = tuple(apart)
     files = find_files(project, apart)
     wheels = _wheels(project)
     bases = {reference: resolve(reference) for reference in references}
+    if lowest:
+        _of_platforms(lowest, bases[lowest], platforms)
     if not project.image.dockerfile:
         user = bases[project.image.base].user
         text = generate(project, requirements, includes=find_includes(project, apart), base_user=user)
@@ -230,6 +237,16 @@ def fingerprint(
         requirements.installed if requirements else (),
         sum(path.stat().st_size for _, path in wheels),
     )
+
+
+def _of_platforms(reference: str, base: Base, platforms: tuple[str, ...]) -> None:
+    """BuildKit would take another platform's image for want of the right one, and say nothing where it is pinned."""
+    for platform in platforms:
+        if platform in base.others:
+            raise ConfigurationError(
+                f"base image {reference}: is of {base.others[platform]}, not of {platform}",
+                hint="name a base that has the platform, or another --platform (image.platforms)",
+            )
 
 
 def _wheels(project: Project) -> list[tuple[str, Path]]:

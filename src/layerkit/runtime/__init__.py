@@ -6,7 +6,7 @@ from .dockerfile import CHECKPOINT_TARGET, DEFAULT_EXCLUDES, generate, ignore_fi
 from .dockerignore import Matcher
 from .instructions import Instruction, instructions
 from .requirements import Entry, Requirements
-from .stages import base_images
+from .stages import base_images, foundation
 
 __all__ = [
     "CHECKPOINT_TARGET",
@@ -21,6 +21,7 @@ __all__ = [
     "find_checkpoint_copy",
     "find_files",
     "find_includes",
+    "foundation",
     "generate",
     "ignore_file",
     "instructions",

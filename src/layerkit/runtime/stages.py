@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from ..errors import ConfigurationError
 from .instructions import Instruction, read
 
-__all__ = ["CHECKPOINT", "Dockerfile", "Stage", "base_images", "sources"]
+__all__ = ["CHECKPOINT", "Dockerfile", "Stage", "base_images", "foundation", "sources"]
 
 CHECKPOINT = "checkpoint"  # the named context that stands for the weights
 PLATFORM_ARGUMENTS = frozenset(
@@ -249,6 +249,19 @@ def base_images(text: str, *, target_stage: str = "", args: Mapping[str, str] | 
 
     visit(target)
     return tuple(found)
+
+
+def foundation(text: str, *, target_stage: str = "", args: Mapping[str, str] | None = None) -> str:
+    """The image from elsewhere that the target stage is made on top of, and whose platform is thereby the image's.
+
+    "" where there is none (``scratch``), or where its FROM asks for a platform itself. Arguments as for
+    ``base_images``, which says whether the text can be used.
+    """
+    dockerfile = Dockerfile(text, args or {})
+    lowest = dockerfile.chain(dockerfile.target(target_stage))[0]
+    asked = (lowest.start.flag("platform") or "").strip("\"'${}")
+    named = not lowest.unknown and lowest.base.lower() not in ("", "scratch", CHECKPOINT) and not lowest.base.isdigit()
+    return lowest.base if named and asked in ("", "TARGETPLATFORM") else ""
 
 
 def _without_value(instruction: Instruction, variable: str) -> ConfigurationError:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layerkit.errors import ConfigurationError
-from layerkit.runtime import CheckpointCopy, base_images, find_checkpoint_copy, instructions
+from layerkit.runtime import CheckpointCopy, base_images, find_checkpoint_copy, foundation, instructions
 
 LINE = "COPY --link --chown=0:0 --from=checkpoint . /app/model/"
 
@@ -239,6 +239,23 @@ def test_base_images(text: str, target: str, images: tuple[str, ...]) -> None:
     assert base_images(text, target_stage=target) == images
 
 
+@pytest.mark.parametrize(
+    ("text", "image"),
+    [
+        ("FROM a AS b\nFROM b AS c\nFROM x\nFROM c", "a"),
+        ("FROM --platform=$BUILDPLATFORM a AS b\nFROM c\nCOPY --from=b /x /x", "c"),
+        ("FROM --platform=$TARGETPLATFORM a", "a"),
+        ("FROM --platform=${TARGETPLATFORM} a", "a"),
+        ("FROM --platform=$BUILDPLATFORM a AS b\nFROM b", ""),
+        ("FROM --platform=linux/amd64 a", ""),
+        ("FROM a AS b\nFROM scratch\nCOPY --from=b /x /x", ""),
+    ],
+)
+def test_the_image_that_decides_the_platform(text: str, image: str) -> None:
+    """An image is of the platform of what it is made on top of, unless that FROM names a platform itself."""
+    assert foundation(text) == image
+
+
 def test_base_images_with_arguments() -> None:
     """Build arguments decide, those of the platform too."""
     text = "ARG B=a\nFROM x AS base-amd64\nFROM ${B}-${TARGETARCH}"
@@ -257,7 +274,7 @@ def test_base_without_value(text: str) -> None:
 def test_any_text(text: str) -> None:
     """Any text is read, or refused with a ConfigurationError, and nothing else."""
     instructions(text)
-    for question in (base_images, find_checkpoint_copy):
+    for question in (base_images, find_checkpoint_copy, foundation):
         with contextlib.suppress(ConfigurationError):
             question("FROM a\n" + text)
 
