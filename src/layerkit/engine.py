@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from .daemon import Daemon, Load, refused, socket_of
 from .errors import AuthenticationError, BuildError, LocalResourceError, TransientError, printable
-from .events import Listener, silent
+from .events import Listener, Note, silent
 from .processes import Loading, end, group
 from .runtime.progress import Progress
 
@@ -333,7 +333,7 @@ class Engine:
             AuthenticationError, TransientError: the builder could not pull or push.
             LocalResourceError: no docker.
         """
-        progress = Progress()
+        done = [Progress()]
         with tempfile.TemporaryDirectory(prefix="layerkit-bake-") as folder:
             file, metadata = Path(folder, "bake.json"), Path(folder, "metadata.json")
             file.write_text(json.dumps(definition))
@@ -344,15 +344,21 @@ class Engine:
             environment = {**self._environment, "BUILDX_BAKE_ENTITLEMENTS_FS": "0", "BUILDX_METADATA_WARNINGS": "0"}
 
             def read(line: bytes) -> None:
-                for event in progress.feed(line):
+                for event in done[-1].feed(line):
                     listener(event)
 
             status = self._stream(arguments, environment, read, cwd)
+            if status != 0 and _named_meanwhile(done[-1]):
+                listener(Note("another build gave an image the same name just now: exporting it once more"))
+                done.append(Progress())
+                status = self._stream(arguments, environment, read, cwd)
             if status != 0:
-                raise _build_failure(progress, status)
+                raise _build_failure(done[-1], status)
             document = json.loads(metadata.read_text()) if metadata.exists() else {}
         found = {name: value for name, value in document.items() if isinstance(value, dict)}
-        return BakeResult(found, progress.bytes_sent, progress.cached, tuple(progress.warnings))
+        # What is exported once more was built the first time.
+        sent = sum(progress.bytes_sent for progress in done)
+        return BakeResult(found, sent, done[0].cached, tuple(done[-1].warnings))
 
     def _stream(
         self, arguments: list[str], environment: Mapping[str, str], read: Callable[[bytes], None], cwd: Path | None
@@ -435,6 +441,12 @@ def _store(info: Mapping[str, Any]) -> str:
 def _lost(stderr: bytes) -> LocalResourceError:
     said = printable(stderr.decode(errors="replace").strip(), 300)
     return LocalResourceError(f"docker: {said}", hint=_NO_DAEMON)
+
+
+def _named_meanwhile(progress: Progress) -> bool:
+    """containerd's image store looks for a name, then makes it: of two builds at the same moment one fails there."""
+    step, _, message = progress.failure()
+    return step == "exporting to image" and message.endswith("already exists")
 
 
 def _build_failure(progress: Progress, status: int) -> Exception:

@@ -1,16 +1,87 @@
-"""The docker command, by one that does what a test says."""
+"""Docker and buildx: what their failures mean, on a docker command whose words are scripted here."""
 
 from __future__ import annotations
 
 import io
+import json
 import os
+import shlex
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from layerkit.engine import Engine
-from layerkit.errors import LocalResourceError
+from layerkit.errors import BuildError, LayerkitError, LocalResourceError
+from layerkit.events import Event, Note
+
+EXISTS = 'image "docker.io/acme/x:runtime-0a": already exists'
+
+
+def lines(*vertexes: dict[str, Any]) -> str:
+    return "\n".join(json.dumps({"vertexes": [vertex]}) for vertex in vertexes)
+
+
+def failed(step: str, error: str) -> str:
+    """BuildKit's lines of a build whose *step* fails."""
+    return lines(
+        {"digest": "a", "name": "[1/1] RUN make", "started": "x", "completed": "x", "cached": True},
+        {"digest": "e", "name": step, "started": "x", "error": error},
+    )
+
+
+class Docker(Engine):
+    """A docker command that says one of *runs* at each bake; all of them fail but those that are ""."""
+
+    def __init__(self, folder: Path, *runs: str) -> None:
+        super().__init__(environment={"PATH": "/usr/bin:/bin"})
+        self.count = folder / "count"
+        cases = "\n".join(
+            f"{number}) printf '%s\\n' {shlex.quote(run)} >&2; exit {int(bool(run))};;"
+            for number, run in enumerate(runs, 1)
+        )
+        script = folder / "docker"
+        script.write_text(f"echo x >> {self.count}\ncase $(wc -l < {self.count}) in\n{cases}\nesac\n")
+        self.__dict__["command"] = ("/bin/sh", str(script))
+
+    @property
+    def bakes(self) -> int:
+        return len(self.count.read_text().split())
+
+
+def test_a_name_that_another_build_took_meanwhile(tmp_path: Path) -> None:
+    """Of two builds that give the same name at the same moment both succeed: the export is done again, and said."""
+    docker = Docker(tmp_path, failed("exporting to image", EXISTS), "")
+    seen: list[Event] = []
+    result = docker.bake({}, listener=seen.append)
+    assert docker.bakes == 2
+    assert result.cached == {"[1/1] RUN make"}
+    assert any(isinstance(event, Note) and "once more" in event.message for event in seen)
+
+
+def test_it_is_done_again_once(tmp_path: Path) -> None:
+    """A name that is taken again and again is a failure, with BuildKit's words."""
+    docker = Docker(tmp_path, *[failed("exporting to image", EXISTS)] * 3)
+    with pytest.raises(BuildError, match="already exists"):
+        docker.bake({})
+    assert docker.bakes == 2
+
+
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [
+        ("[1/1] RUN mkdir x", "mkdir: cannot create directory: already exists"),
+        ("exporting to image", "failed to push: 500 Internal Server Error"),
+        ("exporting to image", "unauthorized: authentication required"),
+    ],
+)
+def test_other_failures_are_not_tried_again(tmp_path: Path, step: str, error: str) -> None:
+    """A step that fails would fail again."""
+    docker = Docker(tmp_path, failed(step, error), "")
+    with pytest.raises(LayerkitError):
+        docker.bake({})
+    assert docker.bakes == 1
 
 
 @pytest.mark.parametrize("given", [0, 512, 700, 10240], ids=["nothing", "a header", "half a file", "all but the end"])
