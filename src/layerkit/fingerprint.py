@@ -139,7 +139,7 @@ class Inputs:
 
     def _short(self, file: ContextFile) -> str:
         digest = self.digests.get(file.path)
-        return digest.short if digest else file.link
+        return f"{digest.short}{' +x' if file.mode & 0o100 else ''}" if digest else file.link
 
 
 def _wanted(entry: Entry) -> str:

@@ -231,6 +231,18 @@ def test_summary_has_no_logins(tmp_path: Path, line: str) -> None:
     assert found[0]["dependencies"] != found[1]["dependencies"]
 
 
+def test_summary_of_a_file_that_is_executable(tmp_path: Path) -> None:
+    """A file that may be executed is another one, though its bytes are the same: the key says so, and so does this."""
+    write_project(tmp_path)
+    code = tmp_path / "src/serve.py"
+    with State() as state:
+        before = inputs(project(tmp_path), state)
+        code.chmod(0o755)
+        after = inputs(project(tmp_path), state)
+    assert before.runtime_key(PLATFORM) != after.runtime_key(PLATFORM)
+    assert after.summary["code"] == {"src/serve.py": f"{before.summary['code']['src/serve.py']} +x"}
+
+
 def test_summary_of_many_files(tmp_path: Path) -> None:
     """Over 300 code files are one entry, which changes with any of them: a manifest is no place for a list."""
     write_project(tmp_path)
