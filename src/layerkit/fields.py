@@ -1,13 +1,13 @@
-"""What the values of layerkit.toml may be: types of fields, each with its check."""
+"""What the values of layerkit.toml may be: types of fields, each with its check, and what is said where it fails."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Annotated, TypeVar
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationError
 
 from .errors import ConfigurationError
 from .oci import Platform, Reference
@@ -25,6 +25,7 @@ __all__ = [
     "Ports",
     "Size",
     "Variables",
+    "complaints",
     "items",
     "size_in_bytes",
 ]
@@ -141,6 +142,27 @@ def size_in_bytes(text: str) -> int:
 def _size(value: str) -> str:
     size_in_bytes(value)
     return value
+
+
+def complaints(error: ValidationError) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """(where, what is wrong there) of each problem that pydantic found, in words that fit a file too."""
+    for item in error.errors(include_url=False):
+        # Positions of union branches and of dataclass arguments are pydantic's own.
+        where = tuple(part for part in item["loc"] if not re.search(r"[\[\(]", str(part)))
+        kind, message = item["type"], item["msg"].removeprefix("Value error, ")
+        expected = item.get("ctx", {}).get("class") or item.get("ctx", {}).get("class_name")
+        if kind in ("missing", "missing_argument"):
+            message = "is required"
+        elif kind in ("unexpected_keyword_argument", "extra_forbidden"):
+            message = "unknown key"
+        elif kind == "sequence_str" or (kind == "is_instance_of" and expected == "Sequence"):
+            given = item["input"]
+            message = f"must be a list, as in [{given}]" if isinstance(given, int) else 'must be a list, as in ["…"]'
+        elif kind == "dict_type":
+            message = 'must be a table, as in { NAME = "value" }'
+        elif kind == "dataclass_type":
+            message = 'must be { file = "…" } or { env = "…" }' if expected == "Secret" else f"is no {expected}"
+        yield where, message[:1].lower() + message[1:]
 
 
 Line = Annotated[str, AfterValidator(_line), Field(json_schema_extra={"minLength": 1})]

@@ -7,7 +7,6 @@ and nothing that was found out: no digest, no file content, no environment.
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import tomli
 from pydantic import TypeAdapter, ValidationError
 
 from .errors import ConfigurationError, Problem, printable
+from .fields import complaints
 from .positions import line_of, positions
 from .tables import Builder, Cache, Checkpoint, Code, Dependencies, Image, Project, Secret
 
@@ -221,15 +221,9 @@ def _validate(document: Mapping[str, Any], *, root: Path, file: Path, text: str,
 
 
 def _problems(error: ValidationError) -> Iterator[tuple[tuple[str, ...], str, str]]:
-    for item in error.errors(include_url=False):
-        # Positions of union branches and of dataclass arguments are pydantic's, not the file's.
-        where = tuple(_spelling(str(part)) for part in item["loc"] if not re.search(r"[\[\(]", str(part)))
-        kind, message = item["type"], item["msg"].removeprefix("Value error, ")
-        if kind in ("missing", "missing_argument"):
-            message = "is required"
-        elif kind in ("unexpected_keyword_argument", "extra_forbidden"):
-            message = "unknown key"
-        yield where, message[:1].lower() + message[1:], ""
+    for where, message in complaints(error):
+        # The second part is a field of ours; what is below it are the file's own names.
+        yield tuple(_spelling(str(part)) if at == 1 else str(part) for at, part in enumerate(where)), message, ""
 
 
 def _near(word: str, known: Mapping[str, Any]) -> str:

@@ -24,6 +24,9 @@ class Request:
         way: "compose", or "buildkit" to have BuildKit build the whole image.
         layer_jobs: checkpoint layers that are sent to a registry at a time; 0 for the default.
         locked: base and weights are those of the lock, or nothing is done.
+
+    Raises:
+        ConfigurationError: a value that is none of these, or push and output at once.
     """
 
     tags: Sequence[str] = ()
@@ -37,6 +40,18 @@ class Request:
     way: Literal["compose", "buildkit"] = "compose"
     layer_jobs: int = 0
     locked: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("tags", "platforms"):
+            value = getattr(self, name)
+            if isinstance(value, str):  # whose characters would each be one
+                raise ConfigurationError(f"{name} must be a list, as in [{value!a}]")
+        if self.push and self.output:
+            raise ConfigurationError("push and output exclude each other", hint="a build has one destination")
+        if self.way not in ("compose", "buildkit"):
+            raise ConfigurationError(f"way: {self.way!a} is not known", hint="compose or buildkit")
+        if self.layer_jobs < 0:
+            raise ConfigurationError(f"layer_jobs: {self.layer_jobs} is less than 0, which stands for the default")
 
 
 def named(project: Project, tags: Sequence[str]) -> tuple[Project, tuple[str, ...]]:

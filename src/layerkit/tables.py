@@ -1,17 +1,29 @@
-"""The tables of layerkit.toml as frozen values: one class a table, the same names in Python."""
+"""The tables of layerkit.toml as frozen values: one class a table, the same names in Python.
+
+Each raises ConfigurationError where it is made of what the table cannot hold.
+"""
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, Problem
 from .fields import (
     Absolute,
     Base,
@@ -25,6 +37,7 @@ from .fields import (
     Ports,
     Size,
     Variables,
+    complaints,
     items,
     size_in_bytes,
 )
@@ -36,6 +49,34 @@ _CONFIG = ConfigDict(extra="forbid")
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
+T = TypeVar("T")
+
+
+def _in_our_tree(table: type[T]) -> type[T]:
+    """*table*, whose making raises ConfigurationError. Who reads a file has pydantic make them, and not this."""
+    made: Any = table.__init__
+    names = tuple(table.__dataclass_fields__)  # type: ignore[attr-defined]
+
+    def place(where: tuple[str | int, ...]) -> str:
+        # An argument that was given by its place has a number.
+        first = tuple(names[part] if isinstance(part, int) and part < len(names) else part for part in where[:1])
+        return ".".join(map(str, (table.__name__, *first, *where[1:])))
+
+    @functools.wraps(made)
+    def init(self: T, *arguments: Any, **named: Any) -> None:
+        try:
+            made(self, *arguments, **named)
+        except ValidationError as error:
+            problems = [Problem(message, where=place(where)) for where, message in complaints(error)]
+        else:
+            return
+        raise ConfigurationError("; ".join(map(str, problems)), problems=problems)
+
+    table.__init__ = init  # type: ignore[assignment,method-assign]
+    return table
+
+
+@_in_our_tree
 @dataclass(frozen=True, config=_CONFIG)
 class Secret:
     """Where a build secret comes from: a ``file``, or an ``env`` variable of the machine that builds.
@@ -63,6 +104,7 @@ def _secrets(value: Mapping[str, Secret]) -> Mapping[str, Secret]:
 Secrets = Annotated[Mapping[str, Secret], AfterValidator(_secrets)]
 
 
+@_in_our_tree
 @dataclass(frozen=True, config=_CONFIG)
 class Image:
     """``[image]``: the image's name, what it starts from, and how it is run."""
@@ -83,6 +125,7 @@ class Image:
     expose: Annotated[Ports, Field(description="TCP ports that the command listens on.")] = ()
 
 
+@_in_our_tree
 @dataclass(frozen=True, config=_CONFIG)
 class Dependencies:
     """``[dependencies]``: Python and system packages, the heavy ones in a layer of their own."""
@@ -112,6 +155,7 @@ class Dependencies:
     ] = Field(default_factory=dict)
 
 
+@_in_our_tree
 @dataclass(frozen=True, config=_CONFIG)
 class Code:
     """``[code]``: which files of the project are the code, and where they go. ``.dockerignore`` is honoured."""
@@ -121,6 +165,7 @@ class Code:
     target: Annotated[Absolute, Field(description="Folder in the image.")] = "/app"
 
 
+@_in_our_tree
 @dataclass(frozen=True, config=_CONFIG)
 class Checkpoint:
     """``[checkpoint]``: the weights, and where they go."""
@@ -267,6 +312,7 @@ class Checkpoint:
         return size_in_bytes(self.shard_size) if self.shard_size else 0
 
 
+@_in_our_tree
 @dataclass(frozen=True, config=_CONFIG)
 class Cache:
     """``[cache]``: where BuildKit's cache, the runtime images and the checkpoint images are kept."""
@@ -282,6 +328,7 @@ class Cache:
     repository: Annotated[str, Field(description="Another repository for cache, runtime and checkpoint images.")] = ""
 
 
+@_in_our_tree
 @dataclass(frozen=True, config=_CONFIG)
 class Builder:
     """``[builder]``: which builder, and what it is given."""
@@ -296,6 +343,7 @@ class Builder:
     attest: Annotated[Lines, Field(description="Attestations, as in buildx --attest; none by default.")] = ()
 
 
+@_in_our_tree
 @dataclass(frozen=True, config=_CONFIG)
 class Project:
     """A whole build. ``root`` is the folder that relative paths start from, ``file`` what was read; in no digest."""

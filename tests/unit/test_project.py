@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -284,7 +284,7 @@ env.x = 1
         "layerkit.toml:1: image.name: is required",
         "layerkit.toml:2: image.nam: unknown key (did you mean 'name'?)",
         "layerkit.toml:3: image.expose.1: input should be less than or equal to 65535",
-        "layerkit.toml:4: image.command: 'str' instances are not allowed as a Sequence value",
+        'layerkit.toml:4: image.command: must be a list, as in ["…"]',
         "layerkit.toml:5: image.platforms.1: not a platform: 'windows' (expected os/architecture, as in linux/amd64)",
         "layerkit.toml:10: chekpoint: unknown table (did you mean 'checkpoint'?)",
         "layerkit.toml:14: code.target: 'app' must be an absolute path in the image, without '..' or variables",
@@ -312,6 +312,28 @@ def test_line(tmp_path: Path, more: str, line: int) -> None:
     assert found.startswith(f"layerkit.toml:{line}: image.bad: unknown key")
 
 
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Image("UPPER"), r"^Image\.name: 'UPPER' is not an image reference"),
+        (lambda: Image(), r"^Image\.name: is required"),  # type: ignore[call-arg]
+        (lambda: Image("a/b", comand=[]), r"^Image\.comand: unknown key"),  # type: ignore[call-arg]
+        (lambda: Image("a/b", *"0123456789abc"), r"unexpected positional"),  # type: ignore[arg-type]
+        (lambda: Checkpoint(path=""), r"^Checkpoint\.path: must not be empty"),
+        (lambda: Dependencies(build_apt=["gcc", 3]), r"^Dependencies\.build_apt\.1: "),  # type: ignore[list-item]
+        (lambda: Code(include="x", target="app"), r"Code\.include: must be a list.*; Code\.target: 'app' must be"),
+        (lambda: Secret(), r"^Secret: a secret has either file"),
+        (lambda: Project(image="x"), r"^Project\.image: is no Image"),  # type: ignore[arg-type]
+        (lambda: dataclasses.replace(Image("a/b"), workdir="app"), r"^Image\.workdir: 'app' must be"),
+    ],
+)
+def test_tables_in_python(make: Callable[[], object], said: str) -> None:
+    """Whoever makes a table of what it cannot hold gets a ConfigurationError that names the field, and all of them."""
+    with pytest.raises(ConfigurationError, match=said) as caught:
+        make()
+    assert caught.value.problems
+
+
 def test_line_in_a_large_file(tmp_path: Path) -> None:
     """Many mistakes in a large file take no time to speak of (FAULTS 53)."""
     begun = time.monotonic()
@@ -327,6 +349,10 @@ def test_line_in_a_large_file(tmp_path: Path) -> None:
         ('[image]\nname = "ghcr.io/A/b"', "lower case"),
         ('[image]\nname = "a/b"\nbase = "Python"', "lower case"),
         ("[image]\nname = 3", "string"),
+        (minimal("expose = 8000"), 'image.expose: must be a list, as in [8000]'),
+        (minimal('[code]\ninclude = "x"'), 'code.include: must be a list, as in ["…"]'),
+        (minimal('env = "x"'), "image.env: must be a table"),
+        (minimal('[dependencies]\nsecrets.INDEX_TOKEN = "abc"'), "secrets.INDEX_TOKEN: must be { file = "),
         (minimal('workdir = "app"'), "absolute path"),
         (minimal('workdir = "/app/../etc"'), "absolute path"),
         (minimal('workdir = "/app/$X"'), "variables"),
@@ -376,7 +402,7 @@ def test_logins_of_proxies() -> None:
 def test_own_dockerfile_decides(key: str) -> None:
     """What one's own Dockerfile says cannot be said beside it, for it would have no effect."""
     value: Any = {"env": {"A": "b"}, "labels": {"a": "b"}, "expose": [80], "user": "root", "workdir": "/x", "base": "x"}
-    with pytest.raises(ValueError, match=rf"image\.{key} has no effect with image\.dockerfile"):
+    with pytest.raises(ConfigurationError, match=rf"image\.{key} has no effect with image\.dockerfile"):
         Project(image=Image("a/b", dockerfile="Dockerfile", **{key: value.get(key, ["x"])}))
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from layerkit.errors import ConfigurationError
+from layerkit.pipeline import build
 from layerkit.project import Image, Project
 from layerkit.request import named
 
@@ -44,3 +47,19 @@ def test_tags_have_no_digest(tag: str) -> None:
     """A digest in -t is a usage error: it is known only once the image is built."""
     with pytest.raises(ConfigurationError, match="a tag cannot be a digest, nor have one"):
         named(PROJECT, [tag])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"tags": "v1"}, r"tags must be a list, as in \['v1'\]"),
+        ({"platforms": "linux/amd64"}, "platforms must be a list"),
+        ({"push": True, "output": "oci:there"}, "push and output exclude each other"),
+        ({"way": "bogus"}, "way: 'bogus' is not known"),
+        ({"layer_jobs": -5}, "layer_jobs: -5"),
+    ],
+)
+def test_what_would_do_the_wrong_thing_is_refused(options: dict[str, Any], said: str) -> None:
+    """Arguments of build() that mean nothing, or two things, are refused before anything is done."""
+    with pytest.raises(ConfigurationError, match=said):
+        build(PROJECT, **options)
