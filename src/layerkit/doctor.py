@@ -213,7 +213,7 @@ def _registry(settings: Settings, reference: Reference) -> Iterator[Finding]:
             yield _tried("chunks", lambda: _chunks(probe))
             yield _tried("mount", lambda: _mount(probe, tags))
         except LayerkitError as error:
-            kind = type(error).__name__.removesuffix("Error").lower()
+            kind = error.kind.removesuffix("Error").lower()
             yield _failed({"authentication": "login"}.get(kind, "registry"), error)
             return
         finally:

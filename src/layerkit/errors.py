@@ -65,6 +65,11 @@ class LayerkitError(Exception):
     def __str__(self) -> str:
         return self.message
 
+    @property
+    def kind(self) -> str:
+        """Its class's name in the tree above, also where it is of a class of our own below that."""
+        return next(kind.__name__ for kind in type(self).__mro__ if kind.__module__ == __name__)
+
 
 class Problem:
     """One thing that is wrong in a configuration: where, what, and the nearest right thing."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
+import itertools
 import json
 import os
 import signal
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from .._version import __version__
-from ..errors import BuildError, ConfigurationError, LayerkitError, printable
+from ..errors import BuildError, ConfigurationError, LayerkitError, LocalResourceError, printable
 from . import completion
 
 if TYPE_CHECKING:
@@ -34,16 +36,21 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with the status that the contract names."""
     # What imports make stays: looking through it for garbage again and again is a seventh of a short run.
     gc.set_threshold(100_000)
+    _open_streams()
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         signal.signal(signal.SIGTERM, _on_term)
         # The docker commands are in groups of their own and hear nothing of a terminal that closes. nohup stays one.
         if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
             signal.signal(signal.SIGHUP, _on_term)
         # Without standalone mode click returns the status of --help, --version and Exit.
-        status = cli.main(list(arguments) if arguments is not None else None, "layerkit", standalone_mode=False) or 0
+        status = cli.main(given, "layerkit", standalone_mode=False) or 0
     except click.ClickException as error:
         error.show()
         status = error.exit_code
+        if "--json" in itertools.takewhile(lambda word: word != "--", given):
+            with contextlib.suppress(OSError):  # it is said on standard error already
+                _print_error(_usage(error))
     except (KeyboardInterrupt, click.Abort):
         print("interrupted: no tag was moved; what arrived is used by the next run", file=sys.stderr)
         status = 130
@@ -55,14 +62,44 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         status = error.exit_status
     except BrokenPipeError:
         status = 0
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        status = _no_room(error, error.filename or "standard output, or a file of this machine")
     try:
         sys.stdout.flush()
-    except (BrokenPipeError, ValueError):
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+            status = status or _no_room(error, "standard output")
         # Nobody reads any more, which undoes nothing. What is left would be tried again at the end, and be an error.
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     gc.freeze()  # nor is it looked through at the end
     sys.exit(status)
+
+
+def _open_streams() -> None:
+    """What was closed leads nowhere: the next file or socket to be opened would be taken for standard output."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r+" if number == 0 else "w", encoding="utf-8"))  # noqa: SIM115
+
+
+def _no_room(error: OSError, what: str) -> int:
+    """Say that the result could not be written; the exit status."""
+    print(f"error: {printable(what)}: cannot be written: {error.strerror}", file=sys.stderr)
+    return LocalResourceError.exit_status
+
+
+def _usage(error: click.ClickException) -> LayerkitError:
+    """What click says of an argument, as an error of ours."""
+    context = getattr(error, "ctx", None)
+    hint = f"{context.command_path} --help" if context is not None else ""
+    return ConfigurationError(error.format_message(), hint=hint)
 
 
 def _on_term(number: int, frame: object) -> None:
@@ -94,15 +131,19 @@ def json_errors(wanted: bool) -> Iterator[None]:
         yield
     except LayerkitError as error:
         if wanted:
-            print(json.dumps({"schema_version": 1, **error_document(error)}, indent=2))
+            _print_error(error)
         raise
+
+
+def _print_error(error: LayerkitError) -> None:
+    print(json.dumps({"schema_version": 1, **error_document(error)}, indent=2))
 
 
 def error_document(error: LayerkitError) -> dict[str, Any]:
     """What ``--json`` says of a failure."""
     return {
         "error": {
-            "kind": type(error).__name__,
+            "kind": error.kind,
             "message": error.message,
             "hint": error.hint,
             "exit_status": error.exit_status,

@@ -76,7 +76,7 @@ def annotate(actions: Actions, error: LayerkitError) -> None:
             )
         )
     if not placed:
-        kind = type(error).__name__.removesuffix("Error").lower()
+        kind = error.kind.removesuffix("Error").lower()
         _say(annotation("error", printable(error.message + hint), title=f"layerkit: {kind}"))
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 
 import layerkit.pipeline
 from layerkit import errors
-from layerkit.cli.app import cli
+from layerkit.cli.app import cli, error_document
 from layerkit.errors import BuildError, ConfigurationError, LayerkitError, Problem
 from layerkit.fingerprint import Base
 from layerkit.oci import Digest
@@ -298,6 +299,70 @@ def test_nohup(run: Run) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     done = run("schema")
     assert done.status == 0 and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+# ---------------------------------------------------------------------------------------------------------- its streams
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("command", ["check", "build --nothing"])
+def test_closed_streams(tmp_path: Path, closed: str, command: str) -> None:
+    """What is closed is not written to; the rest goes on as ever, and the status is that of the command."""
+    write_project(tmp_path)
+    line = f"{shlex.quote(sys.executable)} -m layerkit {command}"
+    state = {**os.environ, "LAYERKIT_STATE_DIR": str(tmp_path / "state")}
+    usual, done = (
+        subprocess.run(["sh", "-c", text], cwd=tmp_path, env=state, capture_output=True, check=False)
+        for text in (line, f"{line} {closed}")
+    )
+    assert done.returncode == usual.returncode
+    assert done.stdout == (b"" if ">&-" in closed.replace("2>&-", "") else usual.stdout)
+    assert done.stderr == (b"" if "2>&-" in closed else usual.stderr)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["check", "schema"])
+def test_full_disk_under_standard_output(tmp_path: Path, command: str, unbuffered: str) -> None:
+    """A result that cannot be written is one line on standard error, and 11."""
+    write_project(tmp_path)
+    environment = {**os.environ, "LAYERKIT_STATE_DIR": str(tmp_path / "state"), "PYTHONUNBUFFERED": unbuffered}
+    line = [sys.executable, "-m", "layerkit", command]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            line, cwd=tmp_path, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    (said,) = done.stderr.splitlines()
+    assert done.returncode == 11 and "standard output" in said and "No space left on device" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["build", "--push", "--load", "--json"], "exclude each other"),
+        (["build", "--bogus", "--json"], "--bogus"),
+        (["plan", "--json", "x"], "unexpected extra argument"),
+        (["build", "--json", "--layer-jobs", "-1"], "--layer-jobs"),
+    ],
+)
+def test_usage_errors_with_json(run: Run, arguments: list[str], said: str) -> None:
+    """Who asks for --json gets an object also where the arguments are wrong, and reads of it on standard error."""
+    done = run(*arguments)
+    found = json.loads(done.out)["error"]
+    assert done.status == found["exit_status"] == 2 and found["kind"] == "ConfigurationError"
+    assert said in found["message"] and said in done.err and found["hint"] == f"layerkit {arguments[0]} --help"
+
+
+def test_json_for_another_program(run: Run) -> None:
+    """--json behind -- is not ours."""
+    done = run("run", "--bogus", "--", "--json")
+    assert (done.status, done.out) == (2, "")
+
+
+def test_kind_is_public() -> None:
+    """The kind of an error is a class that errors.py names, whatever we call it inside."""
+    from layerkit.registry.answers import Fault
+
+    assert error_document(Fault("x"))["error"]["kind"] == "TransientError"
 
 
 # ------------------------------------------------------------------------------------------------------ build and plan
