@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -279,6 +280,17 @@ def test_chunked_bodies_are_read(registry: FakeRegistry) -> None:
         url = f"{registry.url}/v2/team/model/blobs/uploads/?digest={Digest.of(BLOB)}"
         assert pool.request("POST", url, body=pieces, chunked=True).status == 201
     assert registry.blob("team/model", Digest.of(BLOB)) == BLOB
+
+
+@pytest.mark.parametrize(
+    "sent", [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"\x16\x03\x01\n" + bytes(500), b"no request\n\n"]
+)
+def test_what_is_no_request_is_answered_by_http(registry: FakeRegistry, sent: bytes) -> None:
+    """docker and BuildKit try TLS first, and take a registry for one without TLS by HTTP/ in its answer alone."""
+    with socket.create_connection(registry.host.split(":"), timeout=10) as connection:  # type: ignore[arg-type]
+        connection.sendall(sent)
+        assert connection.recv(12) == b"HTTP/1.1 400"
+    assert not registry.requests
 
 
 def test_nothing_is_left_behind() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import re
 import socket
@@ -25,6 +26,7 @@ __all__ = ["CHUNK", "Action", "Fault", "Gone", "Handler", "Reply", "Request", "S
 
 Action: TypeAlias = Literal["status", "reset", "stall", "cut", "lost"]
 CHUNK = 1024 * 1024  # bytes
+_TLS_HANDSHAKE = b"\x16"  # type of a TLS connection's first record (RFC 8446, 5.1)
 
 
 @dataclass(slots=True)
@@ -139,9 +141,11 @@ class Stalled(Gone):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    default_request_version = "HTTP/1.1"  # answers to what is no request have a status line too
     disable_nagle_algorithm = True
     timeout = 30
     server: Server
+    rfile: io.BufferedReader
 
     def setup(self) -> None:
         if isinstance(self.request, ssl.SSLSocket):
@@ -154,8 +158,15 @@ class Handler(BaseHTTPRequestHandler):
 
     def handle_one_request(self) -> None:
         try:
-            super().handle_one_request()
-        except Gone:
+            # docker and BuildKit try TLS first, also with a loopback address, and go on without where the answer to
+            # their hello is HTTP. A hello need not have an end of line to be read up to.
+            if self.rfile.peek(1)[:1] == _TLS_HANDSHAKE:
+                self.close_connection = True
+                self.wfile.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+                self._linger()
+            else:
+                super().handle_one_request()
+        except (Gone, TimeoutError):
             self.close_connection = True
 
     def __getattr__(self, name: str) -> Any:
