@@ -49,10 +49,17 @@ def init(folder: Path, force: bool, only_print: bool, no_dockerfile: bool, as_js
     from .app import json_errors
 
     with json_errors(as_json):
-        found = conclude(look(folder), own=not no_dockerfile)
+        seen = look(folder)
+        found = conclude(seen, own=not no_dockerfile)
         text = write(found)
         written: list[str] = []
         if not only_print:
+            tools = seen.documents.get("pyproject.toml", {}).get("tool")
+            if isinstance(tools, dict) and "layerkit" in tools and not force:
+                raise ConfigurationError(
+                    f"{folder / 'pyproject.toml'}: [tool.layerkit] is there already",
+                    hint=f"--force writes {FILE}, which is taken instead of it",
+                )
             made = {**found.files, SCHEMA: json.dumps(schema(), indent=2) + "\n", FILE: text}
             written = _write(folder, made, force=force, ours=SCHEMA)
             found = replace(found, notes=(*found.notes, *_checked(folder)))

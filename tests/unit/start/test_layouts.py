@@ -363,6 +363,19 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
         assert (root / name).read_text() != "mine"
 
 
+def test_a_project_in_pyproject_is_not_hidden(tmp_path: Path) -> None:
+    """Where pyproject.toml has [tool.layerkit], no layerkit.toml is put in its way, unless forced."""
+    mine = '[project]\nname = "p"\n[tool.layerkit.image]\nname = "a/b"\n'
+    root = lay(tmp_path / "p", {"serve.py": "", "m.pt": 10, "pyproject.toml": mine})
+    done = CliRunner().invoke(cli, ["init", "-C", str(root)])
+    assert type(done.exception).__name__ == "ConfigurationError"
+    assert "pyproject.toml: [tool.layerkit] is there already" in str(done.exception)
+    assert sorted(path.name for path in root.iterdir()) == ["m.pt", "pyproject.toml", "serve.py"]
+    assert CliRunner().invoke(cli, ["init", "--print", "-C", str(root)]).exit_code == 0
+    assert CliRunner().invoke(cli, ["init", "--force", "-C", str(root)]).exit_code == 0
+    assert (root / "layerkit.toml").exists()
+
+
 def test_own_dockerfile_can_be_left(tmp_path: Path) -> None:
     """--no-dockerfile has layerkit write the steps, from the base that the Dockerfile starts from."""
     root = lay(tmp_path / "p", DOCKERFILE_BAD.files)
