@@ -308,12 +308,13 @@ def _weights(locked: LockedCheckpoint | None, now: LockedCheckpoint | None) -> I
         if locked is not now:
             yield Difference("checkpoint", locked.path if locked else "", now.path if now else "")
         return
-    yield from settings_differ(locked, {"path": now.path, **now.place, **now.recipe})
+    settings = tuple(settings_differ(locked, {"path": now.path, **now.place, **now.recipe}))
+    yield from settings
     if locked.source != now.source:
         yield Difference("checkpoint image", locked.source, now.source, True)
     elif locked.digest != now.digest:
         yield Difference("weights", str(locked.digest), str(now.digest), True)
-    elif locked.key != now.key:
+    elif locked.key != now.key and not settings:  # which the key covers
         yield Difference("checkpoint key", locked.key, now.key, True)
 
 

@@ -174,18 +174,24 @@ def check_lock(lock: Lock | None, inputs: Inputs) -> str:
         said = "sizes"  # of an image nobody was asked for
         found += differs(locked, wanted.path, checkpoint.ownership, None)
     else:
-        found += differs(locked, wanted.path, checkpoint.ownership, checkpoint.recipe)
-        found += _content_differs(locked, checkpoint)
+        settings = differs(locked, wanted.path, checkpoint.ownership, checkpoint.recipe)
+        found += settings
+        found += _content_differs(locked, checkpoint, bool(settings))
         said = "agrees" if checkpoint.known else "sizes"
     if found:
         raise contradiction(found, inputs.project.lock_name)
     return said
 
 
-def _content_differs(locked: LockedCheckpoint, checkpoint: CheckpointInputs) -> Sequence[Difference]:
+def _content_differs(
+    locked: LockedCheckpoint, checkpoint: CheckpointInputs, settings_differ: bool
+) -> Sequence[Difference]:
     if checkpoint.known:
-        same = checkpoint.key == locked.key
-        return [] if same else [Difference("weights", str(locked.digest), str(checkpoint.digest), True)]
+        if checkpoint.digest != locked.digest:
+            return [Difference("weights", str(locked.digest), str(checkpoint.digest), True)]
+        if checkpoint.key != locked.key and not settings_differ:  # which the key covers
+            return [Difference("checkpoint key", locked.key, str(checkpoint.key), True)]
+        return []
     files = checkpoint.files
     before, now = {f.path: f.size for f in locked.files}, {f.path: f.size for f in files}
     return [

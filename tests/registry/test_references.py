@@ -459,6 +459,10 @@ def test_locked(checkout: Checkout) -> None:
     with pytest.raises(ConfigurationError, match=r'checkpoint.chmod: "0644" → "0600"'):
         checkout.push("v2", "checkpoint.chmod=0o600", "checkpoint.chmod='0600'", locked=True)
     assert traffic.up == 0 and checkout.registry.tag(NAME, "v2") is None
+    checkout.bring()
+    with pytest.raises(ConfigurationError, match=r'would change: checkpoint.target: "/app/model" → "/srv"$'):
+        checkout.push("v2", "checkpoint.target='/srv/'", locked=True)
+    checkout.bring(seed=5)
     checkout.push("v2")
     assert any(note.startswith("layerkit.lock: weights: sha256:") for note in checkout.notes)
 
@@ -556,6 +560,8 @@ def test_check(checkout: Checkout) -> None:
 
     assert check()[0] == 0 and "layerkit.lock: agrees\n" in check()[1]
     assert "→" in check("--set", "image.base=python:3.12")[1] and check("--set", "image.base=python:3.12")[0] == 2
+    status, said = check("--set", "checkpoint.target=/srv/")
+    assert status == 2 and 'error: layerkit.lock: checkpoint.target: "/app/model" → "/srv"\n' in said
     raw = checkout.model.read_bytes()
     checkout.model.unlink()
     assert check()[0] == 0 and "model.pt is not here: as layerkit.lock says, sha256:" in check()[1]
