@@ -7,7 +7,7 @@ import json
 import subprocess
 from collections.abc import Callable, Sequence
 
-from .engine import Engine
+from .engine import Engine, login_hint
 from .errors import AuthenticationError, LayerkitError, LocalResourceError, printable
 
 __all__ = ["Containers"]
@@ -133,7 +133,7 @@ def _refused(said: str) -> LayerkitError:
     lowered = text.lower()
     hint = ""
     if "unauthorized" in lowered or "denied: requested access" in lowered:
-        return AuthenticationError(f"docker: {text}", hint="docker login HOST")
+        return AuthenticationError(f"docker: {text}", hint=login_hint(text))
     if any(words in lowered for words in _GPU):
         hint = "no GPU that Docker can give: install the NVIDIA Container Toolkit, or leave --gpus out"
     elif "already allocated" in lowered or "address already in use" in lowered:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import subprocess
 import tempfile
 import threading
@@ -28,9 +29,12 @@ from .runtime.progress import Progress
 if TYPE_CHECKING:
     import python_on_whales
 
-__all__ = ["Abilities", "BakeResult", "Engine", "Node"]
+__all__ = ["Abilities", "BakeResult", "Engine", "Node", "login_hint"]
 
 _NO_DAEMON = "start Docker, or set DOCKER_HOST or the docker context to one that runs"
+# Where docker and BuildKit name a registry: in a reference, or in the address that was asked.
+_REFERENCE = re.compile(r"\b(?:metadata for|push|denied for|resolve reference) \"?(?P<host>[^/\s\"]+)/")
+_ADDRESS = re.compile(r"https?://(?P<host>[^/\s\"?@]+)/")
 _QUICK = 60.0  # seconds for a call that only asks
 _CREDENTIALS = ("401 unauthorized", "authorization failed", "access denied", "authentication required", "403 forbidden",
                 "insufficient_scope", "no basic auth credentials")  # fmt: skip
@@ -443,6 +447,16 @@ def _lost(stderr: bytes) -> LocalResourceError:
     return LocalResourceError(f"docker: {said}", hint=_NO_DAEMON)
 
 
+def login_hint(said: str) -> str:
+    """How to log in at the registry that docker's or BuildKit's words are about."""
+    found = _REFERENCE.search(said) or _ADDRESS.search(said)
+    if found is None:
+        return "docker login HOST"
+    host = found["host"]
+    elsewhere = ("." in host or ":" in host or host == "localhost") and not f".{host}".endswith(".docker.io")
+    return f"docker login {host}" if elsewhere else "docker login"
+
+
 def _named_meanwhile(progress: Progress) -> bool:
     """containerd's image store looks for a name, then makes it: of two builds at the same moment one fails there."""
     step, _, message = progress.failure()
@@ -462,7 +476,7 @@ def _build_failure(progress: Progress, status: int) -> Exception:
         )
     if moved and any(word in everything for word in _CREDENTIALS):
         return AuthenticationError(
-            f"the builder was refused by the registry{about}: {message}", hint="docker login HOST"
+            f"the builder was refused by the registry{about}: {message}", hint=login_hint(f"{step} {message}")
         )
     if moved and any(word in everything for word in _NETWORK):
         return TransientError(f"the builder lost the network{about}: {message}")

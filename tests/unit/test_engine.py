@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from layerkit.engine import Engine
+from layerkit.engine import Engine, login_hint
 from layerkit.errors import BuildError, LayerkitError, LocalResourceError
 from layerkit.events import Event, Note
 
@@ -107,3 +107,24 @@ def test_save_fails(tmp_path: Path, given: int) -> None:
             content = tar.extractfile(member)
             assert content is not None and content.read()
     assert caught.value.exit_status == 11 and "docker system df" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        ("[internal] load metadata for ghcr.io/acme/x:1 failed to authorize", "docker login ghcr.io"),
+        ("[internal] load metadata for docker.io/library/x:1 pull access denied", "docker login"),
+        (
+            "exporting to image failed to push registry.gitlab.com/a/b:1: failed to fetch oauth token:"
+            " unexpected status from GET request to https://gitlab.com/jwt/auth?scope=x: 403 Forbidden",
+            "docker login registry.gitlab.com",
+        ),
+        ("unexpected status from HEAD request to http://127.0.0.1:5000/v2/a/b: 401", "docker login 127.0.0.1:5000"),
+        ("https://auth.docker.io/token: 401", "docker login"),
+        ("pull access denied for acme/x, repository does not exist", "docker login"),
+        ("no basic auth credentials", "docker login HOST"),
+    ],
+)
+def test_where_to_log_in(said: str, hint: str) -> None:
+    """The next step names the registry wherever docker's words do; of Docker Hub docker login needs no name."""
+    assert login_hint(said) == hint

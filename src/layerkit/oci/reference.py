@@ -46,9 +46,10 @@ class Reference:
                 digest = Digest.parse(digest_text)
             except Exception:  # noqa: BLE001 - any defect of the digest is the same defect of the reference
                 if "/" in digest_text:  # user:password@host/…, which is not repeated
+                    place = ascii(digest_text.rpartition("@")[2][:300])[1:-1]
                     raise ConfigurationError(
-                        f"'…@{ascii(digest_text[:300])[1:-1]}' is not an image reference: there is a login in it",
-                        hint="take it out, and use docker login HOST",
+                        f"'…@{place}' is not an image reference: there is a login in it",
+                        hint=f"take it out, and use docker login {place.partition('/')[0]}",
                     ) from None
                 raise ConfigurationError(f"{shown!a} is not an image reference: bad digest after '@'") from None
         first, slash, remainder = rest.partition("/")

@@ -94,6 +94,15 @@ def test_refused(text: str, said: str) -> None:
     assert caught.value.exit_status == 2
 
 
+@pytest.mark.parametrize("login", ["user:s3cret", "user:s@3cret"])
+def test_a_login_is_not_repeated(login: str) -> None:
+    """No part of a login is in the message, and the hint says where to log in instead."""
+    with pytest.raises(ConfigurationError) as caught:
+        Reference.parse(f"{login}@ghcr.io/acme")
+    assert "3cret" not in str(caught.value)
+    assert caught.value.hint == "take it out, and use docker login ghcr.io"
+
+
 def test_changes_return_new_references() -> None:
     """A tag or a digest makes another reference, and the first one is as it was."""
     first = Reference.parse("ghcr.io/acme/resnet:v1")
