@@ -57,12 +57,15 @@ class Runtime:
         placeholder: the placeholder's index among the layers, or None.
         place: (folder, uid, gid) that the placeholder's layer really has, or None.
         attestations: manifest and statements (blobs by digest) of each attestation of the image.
+        disturbed: which layer above the placeholder moved, deleted or changed it, in a sentence: what was done to it
+            would have to be done to the checkpoint; "" for none.
     """
 
     image: Image
     placeholder: int | None
     place: tuple[str, int, int] | None = None
     attestations: tuple[tuple[Manifest, Mapping[Digest, bytes]], ...] = ()
+    disturbed: str = ""
 
 
 @dataclass(frozen=True, slots=True)

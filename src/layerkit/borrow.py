@@ -140,6 +140,8 @@ def locate(inputs: Inputs, present: Present, to: Connections, count: Count, list
     elsewhere = checkpoint.elsewhere
     if to.request.way == "buildkit" and wanted.placement == "layer":
         raise elsewhere.needs_files("--way buildkit gives BuildKit the files")
+    if checkpoint.touched and wanted.placement == "layer":
+        raise elsewhere.needs_files(f"{checkpoint.touched}, so that BuildKit is given the files")
     if present.checkpoint is None:
         also = (to.project.cache.repository, to.project.image.name)
         layers = find_layers(to.client, elsewhere, also, to.where, count)

@@ -22,7 +22,7 @@ from .checkpoint.recipe import Options, Recipe
 from .errors import ConfigurationError, IntegrityError
 from .lock import LockedCheckpoint
 from .oci import Digest
-from .project import Project
+from .project import Checkpoint, Project
 from .runtime import (
     CheckpointCopy,
     find_checkpoint_copy,
@@ -69,6 +69,7 @@ class CheckpointInputs:
         read: bytes that were read to make a plan.
         hub: what they are on the hub. Some of them may not be on this machine then: see ``fetched``.
         to_fetch: bytes of these.
+        copy: the line of the project's own Dockerfile that says where it goes.
     """
 
     files: tuple[File, ...]
@@ -82,6 +83,7 @@ class CheckpointInputs:
     read: int = 0
     hub: Snapshot | None = None
     to_fetch: int = 0
+    copy: CheckpointCopy | None = None
 
     def fetched(self) -> CheckpointInputs:
         """With all files on this machine.
@@ -168,11 +170,21 @@ class CheckpointInputs:
         return self.made.samples if self.made is not None else ()
 
     @property
+    def touched(self) -> str:
+        """Why the image cannot be composed: what the project's own Dockerfile does with the weights; "" for nothing."""
+        return self.copy.touched if self.copy is not None else ""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Of its files in the image, below the target; none where they are not known here."""
+        return self.made.locations if self.made is not None else tuple(file.path for file in self.files)
+
+    @property
     def location(self) -> str:
         """Where a program finds it in the image: the file, or the folder of several."""
         if self.elsewhere is not None:
             return self.elsewhere.location
-        paths = self.made.locations if self.made is not None else tuple(file.path for file in self.files)
+        paths = self.paths
         target = PurePosixPath(self.ownership.target)
         return str(target / paths[0] if len(paths) == 1 else target)
 
@@ -230,6 +242,13 @@ def checkpoint_inputs(project: Project, state: State, sources: Sources | None = 
         text = own_dockerfile(project)
         copy = find_checkpoint_copy(text, target_stage=project.image.target, args=project.builder.args)
     ownership = _ownership(project, copy)
+    found = _found(project, wanted, state, sources, ownership)
+    return replace(found, copy=copy)
+
+
+def _found(
+    project: Project, wanted: Checkpoint, state: State, sources: Sources, ownership: Ownership
+) -> CheckpointInputs:
     if wanted.path.startswith(OCI):
         image = (sources.take or _unasked(sources.locked))(wanted.path, ownership)
         return CheckpointInputs((), ownership, {}, elsewhere=image)
@@ -254,8 +273,8 @@ def checkpoint_inputs(project: Project, state: State, sources: Sources | None = 
         lock = (project.lock_name, sources.locked)
         away = refer(wanted.path, project.root, here, ownership, recipe, lock, state)
         return CheckpointInputs((), ownership, {}, recipe, elsewhere=away)
-    found = {file.path: state.file_digest(file.source, file.identity) for file in files}
-    digests = {path: digest for path, digest in found.items() if digest}
+    known = {file.path: state.file_digest(file.source, file.identity) for file in files}
+    digests = {path: digest for path, digest in known.items() if digest}
     if not recipe.plain:
         made = _made(wanted.path, project.root, files, ownership, recipe, state)
         return CheckpointInputs(files, ownership, digests, recipe, made)

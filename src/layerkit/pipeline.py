@@ -223,6 +223,8 @@ class Session:
                 why="asked for" if self.request.way == "buildkit" else "",
                 no_cache=self.request.no_cache,
             )
+            if decided.way != self.request.way:
+                self.listener(Note(f"{decided.why}; BuildKit builds the whole image", "warning"))
             return replace(decided, estimate=estimate(decided, self.rates))
 
     @cached_property
@@ -277,8 +279,11 @@ class Session:
         with self._sending(plan) as sent:
             runtimes, baked = self._build_runtime(plan)
             packed = sent() or self._give_again(plan)
-        if _inside(plan) and any(runtime.placeholder is None for runtime in runtimes.values()):
-            raise _CannotCompose("what BuildKit built has no placeholder layer (is the COPY line's stage built?)")
+        for runtime in runtimes.values() if _inside(plan) else ():
+            if runtime.placeholder is None:
+                raise _CannotCompose("what BuildKit built has no placeholder layer (is the COPY line's stage built?)")
+            if runtime.disturbed:
+                raise _CannotCompose(runtime.disturbed)
         return runtimes, baked, packed
 
     @contextlib.contextmanager
@@ -340,11 +345,26 @@ class Session:
                         self.to, plan.inputs, f"runtime-{number}", platform, context, str(marker), output, self.listener
                     )
                 )
-            result = self._bake(targets)
+            try:
+                result = self._bake(targets)
+            except BuildError as error:
+                raise self._explained(error, plan) from None
             for number, platform in enumerate(plan.platforms_to_build):
                 key = plan.inputs.runtime_key(platform)
                 runtimes[platform] = self.to.destination.built(platform, key, result, f"runtime-{number}")
         return runtimes, result
+
+    def _explained(self, error: BuildError, plan: Plan) -> BuildError:
+        """*error* with the reason why a step of the user's own Dockerfile may have missed the weights."""
+        checkpoint = plan.inputs.checkpoint
+        where = checkpoint.ownership.target.rstrip("/") if checkpoint is not None else ""
+        said = " ".join([error.message, *error.log])
+        if where and not error.hint and self.project.image.dockerfile and where in said:
+            error.hint = (
+                f"a step finds no weights in {where}: they are put there after BuildKit has run. If it needs them:"
+                " layerkit build --way buildkit"
+            )
+        return error
 
     def _bake(self, targets: Sequence[bake.Target]) -> BakeResult:
         root = self.project.root.absolute()
@@ -389,6 +409,8 @@ class Session:
             weights = folder / "checkpoint"
             placed = _inside(plan)
             if placed and inputs.checkpoint is not None:
+                if inputs.checkpoint.elsewhere is not None:
+                    raise inputs.checkpoint.elsewhere.needs_files(plan.why)
                 inputs = replace(inputs, checkpoint=inputs.checkpoint.fetched())
             read = link_checkpoint(inputs, weights, links) if placed and inputs.checkpoint is not None else 0
             context = stage(inputs, folder / "context", links)

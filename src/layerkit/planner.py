@@ -211,6 +211,8 @@ def plan(
     Raises:
         RefusedError: the destination would refuse what comes of it; nothing was sent.
     """
+    if way == "compose" and (reason := _impossible(inputs, present)):
+        way, why = "buildkit", f"composing is not possible: {reason}"
     to_build = tuple(p for p in inputs.platforms if no_cache or way == "buildkit" or p not in present.runtimes)
     checkpoint, wanted = inputs.checkpoint, inputs.project.checkpoint
     has_layers = checkpoint is not None and wanted is not None and wanted.placement != "volume"
@@ -247,6 +249,15 @@ def plan(
         assembled,
         move,
     )
+
+
+def _impossible(inputs: Inputs, present: Present) -> str:
+    """Why the runtime image and the checkpoint's layers cannot make up the image; "" where they can."""
+    checkpoint, wanted = inputs.checkpoint, inputs.project.checkpoint
+    if checkpoint is None or wanted is None or wanted.placement != "layer":
+        return ""
+    disturbed = (present.runtimes[p].disturbed for p in inputs.platforms if p in present.runtimes)
+    return checkpoint.touched or next(filter(None, disturbed), "")
 
 
 def _layers(

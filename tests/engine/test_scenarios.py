@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -259,6 +260,34 @@ def test_own_dockerfile_sees_what_buildx_shows_it(workspace: Workspace) -> None:
     assert workspace.python("import os;print(sorted(os.listdir('/app')))") == str(
         [".dockerignore", "__init__.py", "in.py", "logs"]
     )
+
+
+@pytest.mark.parametrize(
+    ("where", "step"),
+    [("--push", "RUN chown -R 1000:1000 /app"), ("--push", "RUN sh /own.sh"), ("--load", "RUN sh /own.sh")],
+)
+def test_own_dockerfile_that_works_on_the_weights(workspace: Workspace, where: str, step: str) -> None:
+    """A step that works on the weights has the image built by BuildKit: seen in its text, or else in its layer."""
+    (workspace.root / "own.sh").write_text("chown -R 1000:1000 /app\n")
+    (workspace.root / "Dockerfile").write_text(
+        f"FROM scratch AS checkpoint\nFROM {workspace.engine.base}\nCOPY own.sh /\n"
+        f"COPY --link --from=checkpoint . /app/model/\n{step}\n"
+    )
+    (workspace.root / "layerkit.toml").write_text(
+        f'[image]\nname = "{workspace.repository}"\ndockerfile = "Dockerfile"\n[checkpoint]\npath = "model.pth.tar"\n'
+    )
+    (workspace.root / ".dockerignore").write_text("wheels\n")
+    reference = f"{workspace.repository}:v1"
+    for _ in range(2):  # the second finds the runtime image that cannot be composed with
+        done = json.loads(workspace.run("build", "--json", "-t", "v1", where).stdout)
+        assert (done["way"], done["builder"]["ran"]) == ("buildkit", True)
+        assert "works on the weights" in done["why"]
+        if where == "--push":
+            workspace.engine.docker("pull", "-q", reference)
+        found = workspace.engine.docker(
+            "run", "--rm", reference, "sh", "-c", "cd /app/model; stat -c '%n %u %s' * .l*", check=False
+        )
+        assert found == f"model.pth.tar 1000 {20 * MIB}"
 
 
 def test_own_dockerfile_without_the_line(workspace: Workspace) -> None:

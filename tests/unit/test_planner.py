@@ -13,7 +13,8 @@ from layerkit.checkpoint.safetensors import layout
 from layerkit.fingerprint import Inputs
 from layerkit.oci import Digest, Image, dump
 from layerkit.planner import Plan, Present, plan
-from layerkit.project import Builder, Checkpoint
+from layerkit.project import Builder, Checkpoint, Project
+from layerkit.project import Image as Table
 from layerkit.recognise import recognise
 from layerkit.state import State
 from unit.support import PLATFORM, image, inputs, layer, project, runtime, write_project
@@ -187,6 +188,28 @@ def test_buildkit_builds_it_all(root: Path) -> None:
     assert (made.platforms_to_build, made.pack, made.changes) == ((PLATFORM,), False, True)
     assert (made.way, made.why, made.digest) == ("buildkit", "asked for", None)
     assert rows(made)["checkpoint"] == ("built", "BuildKit copies it")
+
+
+def test_weights_that_a_step_works_on(root: Path) -> None:
+    """Where a step of the user's own Dockerfile works on the weights, BuildKit builds the whole image, and says why."""
+    (root / "Dockerfile").write_text("FROM b\nCOPY --link --from=checkpoint . /app/model/\nRUN chown -R 1 /app\n")
+    own = Project(image=Table("r.example/x", dockerfile="Dockerfile"), checkpoint=Checkpoint("*.tar"), root=root)
+    with State() as state:
+        made = decide(inputs(own, state), Present())
+    assert (made.way, made.pack, made.platforms_to_build) == ("buildkit", False, (PLATFORM,))
+    assert made.why == (
+        "composing is not possible: line 3 of the Dockerfile ('RUN chown -R 1 /app') works on the weights"
+    )
+
+
+def test_runtime_image_with_a_disturbed_placeholder(root: Path) -> None:
+    """A runtime image in which a layer did something to the placeholder is not composed with, also a kept one."""
+    found = known(root)
+    kept = dataclasses.replace(runtime(), disturbed="'RUN x' works on the weights")
+    made = decide(found, dataclasses.replace(there(found), runtimes={PLATFORM: kept}))
+    assert made.way == "buildkit" and made.why.endswith("'RUN x' works on the weights")
+    mounted = known(root, placement="volume")
+    assert decide(mounted, dataclasses.replace(there(found), runtimes={PLATFORM: kept})).way == "compose"
 
 
 @pytest.mark.parametrize(

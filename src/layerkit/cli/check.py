@@ -76,6 +76,8 @@ def check(folder: Path, file: Path | None, overrides: tuple[str, ...], as_json: 
             if inputs.checkpoint is not None and away is not None:
                 by = f"{away.by}, " if away.by else ""
                 print(f"             {away.said}: {by}{away.digest}" if away.digest else f"             {away.said}")
+            if inputs.checkpoint is not None and inputs.checkpoint.touched:
+                print(f"way          buildkit: {printable(inputs.checkpoint.touched)}")
             if project.lock is not None:
                 print(f"lock         {printable(project.lock_name)}: {_LOCK[agrees]}")
             print("ok")

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Protocol
 from ..assemble import Assembled, PackedCheckpoint, Runtime
 from ..checkpoint import Packer
 from ..events import Listener
-from ..oci import Digest, Image, Layer
+from ..oci import Descriptor, Digest, Image, Layer
 from ..planner import Present
+from ..runtime.placeholder import MAX_LAYER, disturbs
+from ..state import State
 
 if TYPE_CHECKING:
     from ..engine import BakeResult
 
-__all__ = ["Destination", "Output", "Published", "Sent", "Stopped", "checkpoint_tag", "runtime_tag"]
+__all__ = ["Destination", "Output", "Published", "Sent", "Stopped", "checkpoint_tag", "disturbance", "runtime_tag"]
 
 
 def runtime_tag(key: str) -> str:
@@ -65,6 +67,32 @@ class Published:
 
     digest: Digest
     uploaded: int
+
+
+def disturbance(
+    image: Image, placeholder: int, folder: str, blob: Callable[[Descriptor], bytes | None], state: State
+) -> str:
+    """Which layer above the placeholder in *folder* of a runtime image did something to it; "" for none.
+
+    Only a RUN can, and those of over ``MAX_LAYER`` bytes are not looked into. What was seen is remembered in *state*.
+
+    Args:
+        blob: a layer's content; None where it cannot be had.
+    """
+    for descriptor, made in list(zip(image.manifest.layers, image.created_by, strict=True))[placeholder + 1 :]:
+        if not made.startswith("RUN") or descriptor.size > MAX_LAYER:
+            continue
+        key = f"{descriptor.digest} {folder}"
+        found = state.get("disturbs", key)
+        if found is None:
+            raw = blob(descriptor)
+            if raw is None:
+                continue
+            found = disturbs(raw, folder)
+            state.put("disturbs", key, found)
+        if found:
+            return f"{made.removesuffix(' # buildkit')[:100]!r} works on the weights"
+    return ""
 
 
 class Destination(Protocol):

@@ -29,7 +29,7 @@ from ..planner import Present
 from ..runtime.placeholder import MAX_SIZE, may_be_placeholder, placeholder_place
 from ..state import State
 from .archive import Archive, oci_files
-from .base import Output, Published, Sent, Stopped, checkpoint_tag, runtime_tag
+from .base import Output, Published, Sent, Stopped, checkpoint_tag, disturbance, runtime_tag
 from .sending import HASH_FIRST, sample
 
 __all__ = ["DockerDestination"]
@@ -130,12 +130,14 @@ class DockerDestination:
         record = self.state.get("docker-place", identity)
         if image is None or record is None:
             return None
-        index, folder, uid, gid = record if record else (None, "", 0, 0)
-        if self._classic and index is not None:
-            uppers = image.config.diff_ids[index + 1 :]
-            if any(self._upper(digest) is None for digest in uppers):
-                return None  # they could not be given again
-        return Runtime(image, index, (folder, uid, gid) if index is not None else None)
+        if not record:
+            return Runtime(image, None)
+        if len(record) < 5:  # of an earlier layerkit, which did not look at what lies above the placeholder
+            return None
+        index, folder, uid, gid, disturbed = record
+        if self._classic and any(self._upper(digest) is None for digest in image.config.diff_ids[index + 1 :]):
+            return None  # they could not be given again
+        return Runtime(image, index, (folder, uid, gid), disturbed=disturbed)
 
     def _image(self, kind: str, identity: str) -> Image | None:
         record = self.state.get(kind, identity)
@@ -246,19 +248,17 @@ class DockerDestination:
             raise IntegrityError(f"docker: BuildKit built {name}, and it is not in the local store")
         identity = Digest.parse(str(local["Id"]))
         if self._classic:
-            image, place, index = self._from_classic(name)
+            runtime = self._from_classic(name)
         else:
             build = str(result.metadata.get(target, {}).get("buildx.build.ref", ""))
-            image, place, index = self._from_containerd(name, identity, build)
-        self._remember("docker-runtime", str(identity), image)
-        self.state.put("docker-place", str(identity), [index, *place] if place else [])
-        runtime = Runtime(image, index, place)
+            runtime = self._from_containerd(name, identity, build)
+        self._remember("docker-runtime", str(identity), runtime.image)
+        place = [runtime.placeholder, *runtime.place, runtime.disturbed] if runtime.place else []
+        self.state.put("docker-place", str(identity), place)
         self._stand_on(runtime)
         return runtime
 
-    def _from_containerd(
-        self, name: str, identity: Digest, build: str
-    ) -> tuple[Image, tuple[str, int, int] | None, int | None]:
+    def _from_containerd(self, name: str, identity: Digest, build: str) -> Runtime:
         """Manifest and configuration from the builder's content store, or else out of ``docker save``."""
         saved: dict[Digest, bytes] = {}
 
@@ -271,6 +271,11 @@ class DockerDestination:
                 raise IntegrityError(f"docker: {name} names {digest}, and the store does not give it")
             return raw
 
+        def layer_blob(layer: Descriptor) -> bytes | None:
+            with suppress(IntegrityError):
+                return blob(layer.digest)
+            return None
+
         manifest = parse_manifest(blob(identity))
         if not isinstance(manifest, Manifest):
             child = next((m for m in manifest.manifests if m.platform and m.platform.os != "unknown"), None)
@@ -280,8 +285,9 @@ class DockerDestination:
         image = Image(manifest, Config.parse(blob(manifest.config.digest), manifest.config.media_type))
         for index, descriptor in enumerate(manifest.layers):
             if may_be_placeholder(descriptor) and (place := placeholder_place(blob(descriptor.digest))):
-                return image, place, index
-        return image, None, None
+                above = disturbance(image, index, place[0], layer_blob, self.state)
+                return Runtime(image, index, place, disturbed=above)
+        return Runtime(image, None)
 
     def _saved_blobs(self, name: str) -> dict[Digest, bytes]:
         found: dict[Digest, bytes] = {}
@@ -300,7 +306,7 @@ class DockerDestination:
                     assert content is not None
                     yield member.name, member.size, content.read
 
-    def _from_classic(self, name: str) -> tuple[Image, tuple[str, int, int] | None, int | None]:
+    def _from_classic(self, name: str) -> Runtime:
         """The image as the classic store has it: its layers are uncompressed tars, their own diff_ids.
 
         The layers above the placeholder are kept (in the state folder, where there is one): their chain ID
@@ -324,7 +330,7 @@ class DockerDestination:
             if sizes[path] <= MAX_SIZE and (place := placeholder_place(small[path])):
                 found = (index, place)
         if found is None:
-            return image, None, None
+            return Runtime(image, None)
         for diff_id, path in list(zip(config.diff_ids, paths, strict=True))[found[0] + 1 :]:
             if path not in small:
                 raise LocalResourceError(
@@ -333,7 +339,9 @@ class DockerDestination:
                     hint="switch Docker to the containerd image store",
                 )
             self._keep_upper(diff_id, small[path])
-        return image, found[1], found[0]
+        by_digest = {diff_id: small.get(path) for diff_id, path in zip(config.diff_ids, paths, strict=True)}
+        above = disturbance(image, found[0], found[1][0], lambda layer: by_digest[layer.digest], self.state)
+        return Runtime(image, found[0], found[1], disturbed=above)
 
     def _upper_path(self, digest: Digest) -> Path | None:
         return self.state.folder / "layers" / digest.hex if self.state.folder else None

@@ -23,7 +23,7 @@ from ..planner import Present
 from ..runtime.bake import entry
 from ..runtime.placeholder import may_be_placeholder, placeholder_place
 from ..state import State
-from .base import Output, Published, Sent, Stopped, checkpoint_tag, runtime_tag
+from .base import Output, Published, Sent, Stopped, checkpoint_tag, disturbance, runtime_tag
 
 if TYPE_CHECKING:
     from ..engine import BakeResult
@@ -149,7 +149,9 @@ class LayoutDestination:
             return None
         for index, descriptor in enumerate(image.manifest.layers):
             if may_be_placeholder(descriptor) and (place := placeholder_place(self._blob(descriptor) or b"")):
-                return Runtime(image, index, place)
+                return Runtime(
+                    image, index, place, disturbed=disturbance(image, index, place[0], self._blob, self.state)
+                )
         return Runtime(image, None)
 
     def checkpoint(self, key: str) -> tuple[Layer, ...] | None:

@@ -19,7 +19,7 @@ from ..planner import Present
 from ..registry import Content, MissingBlobsError, Repository
 from ..runtime.placeholder import may_be_placeholder, placeholder_place
 from ..state import State
-from .base import Output, Published, Sent, checkpoint_tag, runtime_tag
+from .base import Output, Published, Sent, checkpoint_tag, disturbance, runtime_tag
 from .sending import LAYER_JOBS, Again, Beside, Sending
 
 if TYPE_CHECKING:
@@ -174,7 +174,8 @@ class RegistryDestination:
         image = Image(manifest, Config.parse(self.cache.blob(manifest.config), manifest.config.media_type))
         for index, descriptor in enumerate(manifest.layers):
             if may_be_placeholder(descriptor) and (place := self._place(descriptor)):
-                return Runtime(image, index, place, tuple(attestations))
+                disturbed = disturbance(image, index, place[0], self.cache.blob, self.state)
+                return Runtime(image, index, place, tuple(attestations), disturbed)
         return Runtime(image, None, None, tuple(attestations))
 
     def _place(self, descriptor: Descriptor) -> tuple[str, int, int] | None:

@@ -1,4 +1,4 @@
-"""The commands of a RUN script, as far as rules look at them. Pure, and linear in the script's length."""
+"""What the commands of a RUN script install. Pure, and linear in the script's length."""
 
 from __future__ import annotations
 
@@ -7,16 +7,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..runtime.script import Command, commands
 from .facts import words as _set
 
 __all__ = ["Command", "Install", "commands", "install"]
 
-_TOKEN = re.compile(
-    r"(?P<quoted>\"(?:\\.|[^\"\\])*\"|'[^']*')|(?P<escaped>\\.)|(?P<end>&&|\|\||[;|&\n(){}])|(?P<space>[ \t\r]+)"
-    r"|(?P<plain>[^\s\"'\\;|&(){}]+|.)",
-    re.DOTALL,
-)
-_ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
 _PYTHON = re.compile(r"(?:python|pypy)[\d.]*(?:\.exe)?")
 _PIP = re.compile(r"pip[\d.]*(?:\.exe)?")
 # Options of pip and uv that take a value as the next word.
@@ -26,57 +21,6 @@ _VALUED = _set(
     "--torch-backend --python-version --implementation --abi --only-binary --no-binary --src --report --log --proxy"
 )
 _INDEXES = _set("-i --index-url --extra-index-url -f --find-links --no-index --index --default-index --torch-backend")
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """One simple command: its words without quotes, assignments in front left out."""
-
-    words: tuple[str, ...]
-    assigned: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """Base name of the program."""
-        return posixpath.basename(self.words[0]) if self.words else ""
-
-
-def commands(script: str) -> tuple[Command, ...]:
-    """The simple commands of *script*; what is in loops and conditions too, keywords being their first words."""
-    found: list[Command] = []
-    words: list[str] = []
-    parts: list[str] | None = None
-
-    def end_word() -> None:
-        nonlocal parts
-        if parts is not None:
-            words.append("".join(parts))
-        parts = None
-
-    def end_command() -> None:
-        end_word()
-        at = 0
-        while at < len(words) and (
-            _ASSIGNMENT.fullmatch(words[at]) or words[at] in ("sudo", "env", "exec", "then", "do", "else", "set", "-e")
-        ):
-            at += 1
-        if at < len(words):
-            assigned = tuple(word for word in words[:at] if "=" in word)
-            found.append(Command(tuple(words[at:]), assigned))
-        words.clear()
-
-    for token in _TOKEN.finditer(script):
-        kind = token.lastgroup
-        text = token[0]
-        if kind == "space":
-            end_word()
-        elif kind == "end" and not (text in "{}" and parts is not None):
-            end_command()
-        else:
-            parts = [] if parts is None else parts
-            parts.append(text[1:-1] if kind == "quoted" else text[1:] if kind == "escaped" else text)
-    end_command()
-    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import ConfigurationError
 from .instructions import Instruction
 from .stages import CHECKPOINT, Dockerfile, Stage, sources
+from .touched import touched
 
 __all__ = ["CheckpointCopy", "find_checkpoint_copy"]
 
@@ -27,6 +28,7 @@ class CheckpointCopy:
         target: absolute folder in the image, with a ``/`` at its end.
         uid, gid: numeric owner.
         chmod: octal digits as written, or None.
+        touched: why the image cannot be composed: what below that line works on the weights; "" where nothing does.
     """
 
     line: int
@@ -35,6 +37,7 @@ class CheckpointCopy:
     uid: int
     gid: int
     chmod: str | None = None
+    touched: str = ""
 
 
 def find_checkpoint_copy(text: str, *, target_stage: str = "", args: Mapping[str, str] | None = None) -> CheckpointCopy:
@@ -72,7 +75,8 @@ def find_checkpoint_copy(text: str, *, target_stage: str = "", args: Mapping[str
             f"image.dockerfile: lines {lines}: the checkpoint is copied {len(found)} times",
             hint=f"leave one: {RIGHT_LINE}",
         )
-    return _checked(dockerfile, *found[0])
+    copy = _checked(dockerfile, *found[0])
+    return replace(copy, touched=touched(dockerfile, chain[-1], found[0][0], copy.target))
 
 
 def _where_to_add(stage: Stage) -> str:

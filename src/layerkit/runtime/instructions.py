@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = ["Instruction", "instructions", "read"]
 
@@ -28,6 +28,7 @@ class Instruction:
         words: the rest, split at white space, or the items of a JSON list; quotes are kept.
         line: where it starts, from 1.
         text: as written, continuations joined with one space.
+        heredoc: the lines of its heredocs, as written.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Instruction:
     words: tuple[str, ...]
     line: int
     text: str
+    heredoc: str = ""
 
     def flag(self, name: str) -> str | None:
         """The value of the last flag of that name; None where it is not there."""
@@ -67,8 +69,9 @@ def read(text: str) -> tuple[list[Instruction], str]:
             parts.append(ends.sub("", line))
             more = ends.search(line) is not None
         instruction = _instruction("".join(parts), " ".join(part.strip() for part in parts).strip(), start + 1)
-        result.append(instruction)
-        at = _skip_heredocs(instruction, "".join(parts), lines, at, escape)
+        end = _skip_heredocs(instruction, "".join(parts), lines, at, escape)
+        result.append(replace(instruction, heredoc="\n".join(lines[at:end])))
+        at = end
     return result, escape
 
 

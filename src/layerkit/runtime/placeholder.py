@@ -10,9 +10,10 @@ from pathlib import PurePosixPath
 from ..oci import Descriptor
 from .bake import PLACEHOLDER, PLACEHOLDER_NAME
 
-__all__ = ["MAX_SIZE", "may_be_placeholder", "placeholder_place"]
+__all__ = ["MAX_LAYER", "MAX_SIZE", "disturbs", "may_be_placeholder", "placeholder_place"]
 
 MAX_SIZE = 4096  # bytes of the blob; BuildKit's are below 200 as gzip, 3584 as tar
+MAX_LAYER = 8 * 1024 * 1024  # bytes of a layer above it that is looked into for what became of it
 _MAX_TAR = 64 * 1024  # bytes uncompressed
 
 
@@ -36,6 +37,40 @@ def placeholder_place(blob: bytes) -> tuple[str, int, int] | None:
     except (tarfile.TarError, zlib.error, ValueError, EOFError, OSError):
         return None
     return None
+
+
+def disturbs(blob: bytes, folder: str) -> bool:
+    """Whether the layer *blob*, above the placeholder in *folder*, moves, deletes, copies or changes it.
+
+    Its file is in the layer then, or a whiteout of it or of a folder that it is in (image-spec, ``layer.md``). False
+    also where *blob* cannot be read.
+    """
+    marker = PurePosixPath(folder, PLACEHOLDER_NAME)
+    hidden = {marker, *marker.parents}
+    try:
+        with _opened(blob) as tar:
+            for member in tar:
+                path = PurePosixPath("/", member.name)
+                if path.name == PLACEHOLDER_NAME:
+                    return True
+                if path.name == ".wh..wh..opq" and path.parent in hidden:
+                    return True
+                if path.name.startswith(".wh.") and path.with_name(path.name[4:] or ".") in hidden:
+                    return True
+    except (tarfile.TarError, zlib.error, ValueError, EOFError, OSError):
+        return False
+    return False
+
+
+def _opened(blob: bytes) -> tarfile.TarFile:
+    if blob[:4] == b"\x28\xb5\x2f\xfd":
+        try:
+            import zstandard
+        except ImportError:
+            raise ValueError("no zstandard") from None
+        reader = zstandard.ZstdDecompressor().stream_reader(blob, read_across_frames=True)
+        return tarfile.open(fileobj=reader, mode="r|")
+    return tarfile.open(fileobj=io.BytesIO(blob), mode="r|gz" if blob[:2] == b"\x1f\x8b" else "r|")
 
 
 def _uncompressed(blob: bytes) -> bytes:

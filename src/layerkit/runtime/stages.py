@@ -100,6 +100,19 @@ class Dockerfile:
             result.append(below)
         return result[::-1]
 
+    def needed(self, stage: Stage) -> list[Stage]:
+        """*stage* and the stages that building it needs, in the Dockerfile's order."""
+        found: dict[int, Stage] = {}
+        waiting = [stage]
+        while waiting:
+            here = waiting.pop()
+            if here.index in found:
+                continue
+            found[here.index] = here
+            names = [name for instruction in here.body for name in sources(instruction)]
+            waiting += [below for name in (here.base, *names) if (below := self.find(name, here.index)) is not None]
+        return [found[index] for index in sorted(found)]
+
     def walk(self, chain: Iterable[Stage]) -> Iterator[tuple[Instruction, dict[str, str], str | None]]:
         """(instruction, variables there, WORKDIR there or None where the base image decides) along *chain*."""
         environment: dict[str, str] = {}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from layerkit.oci import MEDIA, Descriptor, Digest
 from layerkit.runtime.bake import PLACEHOLDER
-from layerkit.runtime.placeholder import MAX_SIZE, may_be_placeholder, placeholder_place
+from layerkit.runtime.placeholder import MAX_SIZE, disturbs, may_be_placeholder, placeholder_place
 from unit.support import placeholder_tar
 
 
@@ -89,3 +89,39 @@ def test_by_size() -> None:
     """Only small layers are looked into."""
     assert may_be_placeholder(Descriptor(MEDIA.LAYER, Digest.of(b""), MAX_SIZE))
     assert not may_be_placeholder(Descriptor(MEDIA.LAYER, Digest.of(b""), MAX_SIZE + 1))
+
+
+def above(*names: str, mode: str = "w") -> bytes:
+    """A layer with empty files of these names."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode=mode) as tar:  # type: ignore[call-overload]
+        for name in names:
+            tar.addfile(tarfile.TarInfo(name))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+@pytest.mark.parametrize(
+    ("name", "disturbed"),
+    [
+        ("app/model/.layerkit-placeholder", True),  # chown -R
+        ("app/m2/.layerkit-placeholder", True),  # mv, cp
+        ("app/.wh.model", True),  # rm -r
+        (".wh.app", True),
+        ("app/model/.wh..layerkit-placeholder", True),
+        ("app/model/.wh..wh..opq", True),
+        ("app/.wh..wh..opq", True),
+        ("app/model/.wh.other", False),
+        ("app/.wh.models", False),
+        ("app/logs/.wh..wh..opq", False),
+        ("app/model/new.json", False),
+    ],
+)
+def test_what_became_of_it(name: str, disturbed: bool, mode: str) -> None:
+    """A layer that holds the placeholder's file, or hides it or a folder that it is in, did something to it."""
+    assert disturbs(above("app/serve.py", name, mode=mode), "/app/model") is disturbed
+
+
+def test_what_cannot_be_read() -> None:
+    """What is no layer disturbs nothing."""
+    assert not disturbs(b"", "/m") and not disturbs(b"\x1f\x8bno", "/m") and not disturbs(b"x" * 5000, "/m")

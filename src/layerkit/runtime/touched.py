@@ -1,0 +1,156 @@
+"""What a user's own Dockerfile does with the weights once they are copied. Pure.
+
+While BuildKit builds the runtime image a placeholder lies where the weights go. A step that moves, deletes, copies or
+reads them, or changes their owner, would do so to the placeholder: such an image BuildKit has to build as a whole.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
+
+from .instructions import Instruction
+from .script import Command, commands
+from .stages import Dockerfile, Stage, sources
+
+__all__ = ["touched"]
+
+_MAX_SCRIPT = 200_000  # characters; no step that a person wrote is longer
+_FLAGS = re.compile(r"\ARUN(?:\s+--[a-z][a-z-]*(?:=\S*)?)*\s*", re.IGNORECASE)
+_NAMED = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
+_SHELLS = frozenset(("sh", "bash", "dash", "ash"))
+_KEYWORDS = frozenset(("if", "elif", "while", "until", "!", "time"))
+# Naming the weights is all the same to these: they look at a folder, make it, or only say its name.
+_HARMLESS = frozenset(
+    ("echo", "printf", "mkdir", "cd", "ls", "test", "[", "[[", "export", "touch", "install", "useradd", "adduser",
+     "usermod", "groupadd", "addgroup", ":", "true")
+)  # fmt: skip
+_OWNERS = frozenset(("chown", "chmod", "chgrp", "setfacl"))
+
+
+def touched(dockerfile: Dockerfile, built: Stage, copy: Instruction, target: str) -> str:
+    """Which step after *copy* works on the weights in the folder *target*, in a sentence; "" where none does.
+
+    Args:
+        built: the stage that is built; steps of stages that it does not need do not count.
+
+    It goes by what the steps name: a step that finds the weights by itself (a program that is told nowhere where they
+    are) is not seen.
+    """
+    where = target.rstrip("/")
+    if not where:  # they are in the root: everything would be above them
+        return ""
+    holding = {
+        stage.index for stage in dockerfile.stages if any(copy in below.body for below in dockerfile.chain(stage))
+    }
+    for stage in dockerfile.needed(built):
+        after = False
+        for instruction, variables, workdir in dockerfile.walk(dockerfile.chain(stage)):
+            if after and instruction.name == "RUN" and _works_on(instruction, variables, workdir, where):
+                return _sentence(instruction, "works on the weights")
+            after = after or instruction is copy
+            for name in sources(instruction):
+                taken = dockerfile.find(dockerfile.expand(name, variables)[0], stage.index)
+                if taken is not None and taken.index in holding and _takes(dockerfile, instruction, variables, where):
+                    return _sentence(instruction, "takes the weights from another stage")
+    return ""
+
+
+def _sentence(instruction: Instruction, does: str) -> str:
+    return f"line {instruction.line} of the Dockerfile ({instruction.text[:80]!r}) {does}"
+
+
+def _takes(dockerfile: Dockerfile, instruction: Instruction, variables: Mapping[str, str], where: str) -> bool:
+    """Whether what it takes from another stage holds the weights, or is of them."""
+    if instruction.name == "RUN":
+        return True
+    paths = (posixpath.join("/", dockerfile.expand(word, variables)[0]) for word in instruction.words[:-1])
+    return any(_within(path, where) or _above(path, where) for path in paths)
+
+
+def _works_on(instruction: Instruction, variables: Mapping[str, str], workdir: str | None, where: str) -> bool:
+    folder = workdir
+    for command in _commands(instruction):
+        words = [_NAMED.sub(lambda found: variables.get(found[1] or found[2], found[0]), w) for w in command.words]
+        while words and words[0] in _KEYWORDS:
+            words = words[1:]
+        if not words:
+            continue
+        name = posixpath.basename(words[0])
+        if name == "cd":
+            to = words[1] if len(words) > 1 else "/root"
+            folder = to if to.startswith("/") else posixpath.join(folder, to) if folder is not None else None
+        elif _command_works_on(name, words, folder, where):
+            return True
+    return False
+
+
+def _commands(instruction: Instruction) -> Iterator[Command]:
+    """The simple commands of a RUN; those in ``sh -c '…'`` too."""
+    script = _FLAGS.sub("", instruction.text, count=1)
+    exec_form = script.startswith("[") and instruction.words != tuple(script.split())
+    found: Iterable[Command] = (
+        [Command(instruction.words)] if exec_form else commands(f"{script}\n{instruction.heredoc}"[:_MAX_SCRIPT])
+    )
+    for command in found:
+        yield command
+        if command.name in _SHELLS:
+            yield from (inner for word in command.words[1:] if " " in word for inner in commands(word[:_MAX_SCRIPT]))
+
+
+def _command_works_on(name: str, words: list[str], folder: str | None, where: str) -> bool:
+    if name in _HARMLESS or (name == "ln" and _has(words, "s", "--symbolic")):
+        return False
+    recursive = _has(words, "rR", "--recursive")
+    paths = list(_paths(words[1:], folder))
+    if name in _OWNERS and not recursive:
+        paths = [path for path in paths if path != where]  # of the folder alone: the same above any weights
+    elif any(re.search(rf"(?<![\w./-]){re.escape(where)}(?![\w.-])", word) for word in words):
+        return True
+    if any(_within(path, where) for path in paths):
+        return True
+    if name in _OWNERS or name == "rm":
+        works = recursive
+    elif name == "cp":
+        works = recursive or _has(words, "a", "--archive")
+    elif name == "tar":
+        works = "c" in words[1].lstrip("-") if len(words) > 1 else False
+    elif name == "find":
+        works = True
+        paths = [path for path in paths if path != "/"]  # what looks through the whole image is after something else
+    else:
+        works = name in ("mv", "rsync")
+    return works and any(_above(path, where) for path in paths)
+
+
+def _has(words: Iterable[str], letters: str, long: str) -> bool:
+    """Whether an option is given, alone or among other letters."""
+    return any(
+        word == long or (re.fullmatch(r"-[A-Za-z]+", word) is not None and not set(letters).isdisjoint(word[1:]))
+        for word in words
+    )
+
+
+def _paths(words: Iterable[str], folder: str | None) -> Iterator[str]:
+    """The words that may be paths, absolute."""
+    for word in words:
+        text = word.partition("=")[2] if word.startswith("-") else word
+        if text.startswith("/"):
+            yield posixpath.normpath("/" + text.lstrip("/"))
+        elif text and folder is not None:
+            yield posixpath.normpath(posixpath.join(folder, text))
+
+
+def _within(path: str, where: str) -> bool:
+    """Whether *path* is *where*, or below it."""
+    return path == where or path.startswith(where + "/")
+
+
+def _above(path: str, where: str) -> bool:
+    """Whether *path*, a pattern maybe, is *where* or a folder that it is in."""
+    parts, goal = path.strip("/").split("/"), where.strip("/").split("/")
+    if path.strip("/") == "":
+        return True
+    return len(parts) <= len(goal) and all(fnmatchcase(name, part) for part, name in zip(parts, goal, strict=False))

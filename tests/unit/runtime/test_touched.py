@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import pytest
+
+from layerkit.runtime import find_checkpoint_copy
+
+TOP = "FROM scratch AS checkpoint\nFROM b\nWORKDIR /app\nENV TOP=/app\nCOPY --link --from=checkpoint . /app/model/\n"
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "mv /app/model /app/m2",
+        "rm -rf /app/model",
+        "rm -rf model/*",
+        "rm -r /app/mod*",
+        "useradd me && chown -R me:me /app",
+        "chown -R 1000 $TOP",
+        "chmod -R a+rX .",
+        "cd / && chmod --recursive g+w app",
+        "find /app -type f -exec chmod 644 {} +",
+        "cp -a /app /copy",
+        "tar czf /all.tgz /app",
+        "if true; then chgrp -R me /app; fi",
+        "sh -c 'chown -R 1000 /app'",
+        'bash -c "mv /app /srv"',
+        """python3 -c "open('/app/model/a.bin')" """,
+        "python warm.py --weights=/app/model/a.bin",
+        '["chown", "-R", "1000", "/app"]',
+        "<<EOF\nset -e\nchown -R 1000 /app\nEOF",
+        "--mount=type=cache,target=/x chown -R 1000 /app",
+    ],
+)
+def test_works_on_the_weights(script: str) -> None:
+    """A RUN below the COPY line that moves, deletes, copies, reads the weights or changes whose they are is named."""
+    found = find_checkpoint_copy(TOP + f"RUN {script}\n")
+    assert found.touched.startswith("line 6 of the Dockerfile (") and found.touched.endswith("works on the weights")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "RUN pip install -r requirements.txt",
+        "RUN rm -rf /var/lib/apt/lists/* /tmp/*",
+        "RUN find / -name '*.pyc' -delete",
+        "RUN chown -R 1000 /app/logs /app/models",
+        "RUN chown 1000 /app /app/model",
+        "RUN mkdir -p /app/model && ls /app/model && echo /app/model",
+        "RUN ln -s /app/model /model",
+        "RUN python -m compileall /app",
+        "RUN tar -xzf x.tgz -C /",
+        "RUN curl -o /x https://example.com/app/model/x",
+        "RUN <<EOF\nchown -R 1000 /srv\nEOF",
+        "COPY . /app",
+        "CMD rm -rf /app",
+    ],
+)
+def test_leaves_them_alone(line: str) -> None:
+    """What looks elsewhere, or only names the folder, does not cost the image its composing."""
+    assert find_checkpoint_copy(f"{TOP}{line}\n").touched == ""
+
+
+def test_above_the_line() -> None:
+    """What stands above the COPY line knows nothing of the weights."""
+    head, _, line = TOP.rstrip().rpartition("\n")
+    assert find_checkpoint_copy(f"{head}\nRUN chown -R 1000 /app\n{line}\n").touched == ""
+
+
+@pytest.mark.parametrize(
+    ("source", "takes"), [("/m", True), ("/", True), ("/m/a.bin", True), ("/venv", False), ("/mm", False)]
+)
+def test_another_stage(source: str, takes: bool) -> None:
+    """A stage that takes the weights from the one that has them counts, where the built one needs it."""
+    text = (
+        "FROM b AS a\nCOPY --link --from=checkpoint . /m/\n"
+        f"FROM b AS side\nCOPY --from=a {source} /x\nRUN cp -r /x /n\nFROM a\n"
+    )
+    found = find_checkpoint_copy(text + "COPY --from=side /n /n\n").touched
+    said = f"line 4 of the Dockerfile ('COPY --from=a {source} /x') takes the weights from another stage"
+    assert found == (said if takes else "")
+    assert find_checkpoint_copy(text).touched == ""
+    mounted = "RUN --mount=type=bind,from=a,source=/m,target=/w cp -r /w /n\n"
+    assert (
+        "from another stage"
+        in find_checkpoint_copy(f"{text.rpartition('FROM')[0]}{mounted}FROM side\nFROM a\nCOPY --from=2 /n /\n").touched
+    )
+
+
+def test_a_stage_on_top() -> None:
+    """A stage made on top of the one with the weights works on them too."""
+    side = "FROM a AS side\nRUN cp -r /m /n\n"
+    text = f"FROM b AS a\nCOPY --link --from=checkpoint . /m/\n{side}FROM a\nCOPY --from=side /n /n\n"
+    assert "'RUN cp -r /m /n'" in find_checkpoint_copy(text).touched
