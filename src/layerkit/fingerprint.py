@@ -17,6 +17,8 @@ from .project import Project
 from .runtime import (
     ContextFile,
     base_images,
+    check_code,
+    check_copies,
     find_files,
     find_includes,
     foundation,
@@ -223,6 +225,13 @@ def fingerprint(
         user = bases[project.image.base].user
         text = generate(project, requirements, includes=find_includes(project, apart), base_user=user)
     checkpoint = checkpoint_inputs(project, state, sources)
+    if checkpoint is not None and project.checkpoint is not None and project.checkpoint.placement == "layer":
+        code = [file.path for file in files if file.path not in dependency_files]
+        if checkpoint.copy is None:
+            check_code(code, project.code.target, checkpoint.ownership.target, checkpoint.paths)
+        else:
+            stage, args = project.image.target, project.builder.args
+            check_copies(text, checkpoint.copy, code, checkpoint.paths, target_stage=stage, args=args)
     return Inputs(
         project,
         text,

@@ -5,6 +5,7 @@ from .context import ContextFile, find_files, find_includes, materialise, read_r
 from .dockerfile import CHECKPOINT_TARGET, DEFAULT_EXCLUDES, generate, ignore_file
 from .dockerignore import Matcher
 from .instructions import Instruction, instructions
+from .landing import check_code, check_copies
 from .requirements import Entry, Requirements
 from .stages import base_images, foundation
 
@@ -18,6 +19,8 @@ __all__ = [
     "Matcher",
     "Requirements",
     "base_images",
+    "check_code",
+    "check_copies",
     "find_checkpoint_copy",
     "find_files",
     "find_includes",
