@@ -115,7 +115,8 @@ def find_files(project: Project, apart: Iterable[Path] = ()) -> tuple[ContextFil
     ``.dockerignore``, the wheel folder and ``DEFAULT_EXCLUDES``. For one's own: the project folder without what
     ``<Dockerfile>.dockerignore``, or else ``.dockerignore``, excludes, and with folders in which nothing is, as buildx
     sends them. (In a checkout such a folder is often the rest of an older state, and no two machines have the same:
-    where layerkit writes the Dockerfile it is not code.) In both cases without the checkpoint.
+    where layerkit writes the Dockerfile it is not code.) In both cases without the checkpoint and without files of
+    secrets.
 
     Args:
         apart: files and folders that are left out as well: what layerkit itself writes is no input.
@@ -201,9 +202,11 @@ def _own_ignore(project: Project) -> Matcher:
 
 
 def _checkpoint(project: Project) -> set[str]:
-    """Paths, relative to the project folder, of the checkpoint's own files and folders; of what says which they are."""
+    """Paths, relative to the project folder, of the checkpoint's own files and folders; of what says which they are;
+    of the files of secrets, which a COPY of everything would publish."""
     root = project.root.absolute()
     lock = [project.lock.absolute()] if project.lock is not None else []
+    lock += _secret_files(project)
     path = project.checkpoint.path if project.checkpoint is not None else ""
     if not path or "://" in path:
         return _in_project(project, lock)
@@ -248,9 +251,15 @@ def _matches(project: Project, walk: _Walk, entry: str) -> tuple[str, ...]:
     if not any(True for match in matched for _ in walk.of(match)):
         raise ConfigurationError(
             f"code.include: nothing is left of {entry!r}",
-            hint="it is empty, or code.exclude, .dockerignore or a default (.git, .venv, *.pyc) leaves all of it out",
+            hint="it is empty, or code.exclude, .dockerignore or a default (.git, .venv, *.pyc, files of secrets)"
+            " leaves all of it out",
         )
     return matched
+
+
+def _secret_files(project: Project) -> list[Path]:
+    secrets = (*project.builder.secrets.values(), *project.dependencies.secrets.values())
+    return [project.root.absolute() / Path(secret.file).expanduser() for secret in secrets if secret.file]
 
 
 def _near(root: Path, path: str) -> str:

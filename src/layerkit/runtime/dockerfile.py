@@ -74,6 +74,9 @@ def ignore_file(project: Project, requirements: Requirements | None = None, *, d
         lines.append(path)
     if project.dependencies.wheels:
         lines.append(project.dependencies.wheels)
+    lines += [
+        secret.file for secret in project.dependencies.secrets.values() if secret.file and secret.file[0] not in "/~"
+    ]
     lines += [f"!{path}" for path in (requirements.files if requirements is not None else ())]
     return "\n".join(lines) + "\n"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from layerkit.errors import ConfigurationError
-from layerkit.project import Checkpoint, Code, Dependencies, Image, Project
+from layerkit.project import Builder, Checkpoint, Code, Dependencies, Image, Project, Secret
 from layerkit.runtime import ContextFile, find_files, find_includes, materialise, read_requirements
 from layerkit.runtime.requirements import parse
 
@@ -119,6 +119,23 @@ def test_checkpoint_behind_a_link(tmp_path: Path) -> None:
     write(tmp_path, "runs/v3.pt", "runs/log.txt")
     (tmp_path / "latest.pt").symlink_to("runs/v3.pt")
     assert paths(project(tmp_path, ".", checkpoint="latest.pt")) == ["runs/log.txt"]
+
+
+@pytest.mark.parametrize("table", ["dependencies", "builder"])
+def test_files_of_secrets_are_never_sent(tmp_path: Path, table: str) -> None:
+    """A secret that lies in the project is no code: it is in no layer, and a new value builds nothing anew."""
+    write(tmp_path, "sec/pip.conf", "sec/other", "serve.py", "token", "Dockerfile")
+    (tmp_path / "link").symlink_to("token")
+    secrets = {"pip.conf": Secret(file="sec/pip.conf"), "a": Secret(file=str(tmp_path / "link")), "b": Secret(env="B")}
+    if table == "builder":
+        own = Project(Image("r/x", dockerfile="Dockerfile"), builder=Builder(secrets=secrets), root=tmp_path)
+        assert paths(own) == ["Dockerfile", "sec/other", "serve.py"]
+        return
+    made = Project(Image("r/x"), Dependencies(secrets=secrets), Code(["."]), root=tmp_path)
+    assert paths(made) == ["Dockerfile", "sec/other", "serve.py"]
+    with pytest.raises(ConfigurationError, match=r"nothing is left of 'sec/pip\.conf'") as caught:
+        find_files(Project(Image("r/x"), Dependencies(secrets=secrets), Code(["sec/pip.conf"]), root=tmp_path))
+    assert "files of secrets" in caught.value.hint
 
 
 def test_requirements_and_what_they_include(tmp_path: Path) -> None:

@@ -249,15 +249,15 @@ def test_too_long_a_step() -> None:
 
 
 def test_ignore_file() -> None:
-    """Plain buildx with this file sends no checkpoint, no wheels and no excluded code, but the requirements."""
+    """Plain buildx with this file sends no checkpoint, wheels, secret or excluded code, but the requirements."""
     project = Project(
         image=Image("a/b"),
-        dependencies=Dependencies("requirements.txt", wheels="wheelhouse"),
+        dependencies=Dependencies("requirements.txt", wheels="wheelhouse", secrets={"netrc": Secret(file="sec/netrc")}),
         code=Code(["src"], exclude=["src/tests"]),
         checkpoint=Checkpoint("weights/*.pt"),
     )
     matcher = Matcher.of(ignore_file(project, requirements("six"), dockerignore="*.txt\n"))
-    for path in ("weights/a.pt", "wheelhouse/a.whl", "src/tests/t.py", "a.txt", "src/.git/x", "a/__pycache__/b.pyc"):
+    for path in ("weights/a.pt", "wheelhouse/a.whl", "src/tests/t.py", "a.txt", "src/.git/x", "a/b.pyc", "sec/netrc"):
         assert matcher.excludes(path)
     for path in ("requirements.txt", "src/a.py"):
         assert not matcher.excludes(path)
