@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ._version import __version__
-from .engine import Abilities, Engine
+from .engine import ANOTHER_STORE, Abilities, Engine
 from .errors import LayerkitError, LocalResourceError, TransientError
 from .oci import Reference
 from .registry import Client, Credentials, Probe
@@ -176,16 +176,15 @@ def _abilities(abilities: Abilities) -> Iterator[Finding]:
         "": "none: there is no local Docker, so --push or --output oci:DIR",
     }
     yield Finding("image store", "pass", stores[abilities.store])
-    fix = "switch Docker to the containerd image store, or: docker buildx create --use"
     for name, able, can, cannot in (
         ("cache", abilities.registry_cache, "can be exported to a registry",
          "cannot be exported to a registry: a fresh machine builds dependencies anew"),
         ("layouts", abilities.oci_output, "OCI layouts can be written (--output oci:DIR)",
          "OCI layouts cannot be written (--output oci:DIR)"),
-        ("attest", abilities.registry_cache, "provenance and SBOM can be attached",
+        ("attest", abilities.attestations, "provenance and SBOM can be attached",
          "provenance and SBOM cannot be attached (builder.attest)"),
     ):  # fmt: skip
-        yield Finding(name, "pass", can) if able else Finding(name, "warn", cannot, fix)
+        yield Finding(name, "pass", can) if able else Finding(name, "warn", cannot, ANOTHER_STORE)
 
 
 # ------------------------------------------------------------------------------------------------- the registry

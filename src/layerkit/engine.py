@@ -29,8 +29,9 @@ from .runtime.progress import Progress
 if TYPE_CHECKING:
     import python_on_whales
 
-__all__ = ["Abilities", "BakeResult", "Engine", "Node", "login_hint"]
+__all__ = ["ANOTHER_STORE", "Abilities", "BakeResult", "Engine", "Node", "login_hint"]
 
+ANOTHER_STORE = "switch Docker to the containerd image store, or: docker buildx create --use"
 _NO_DAEMON = "start Docker, or set DOCKER_HOST or the docker context to one that runs"
 # Where docker and BuildKit name a registry: in a reference, or in the address that was asked.
 _REFERENCE = re.compile(r"\b(?:metadata for|push|denied for|resolve reference) \"?(?P<host>[^/\s\"]+)/")
@@ -62,6 +63,11 @@ class Abilities:
     @property
     def oci_output(self) -> bool:
         """Can write an OCI layout."""
+        return self.registry_cache
+
+    @property
+    def attestations(self) -> bool:
+        """Can attach provenance and SBOM."""
         return self.registry_cache
 
     @property

@@ -34,6 +34,7 @@ from .packing import Count, Packed, Task, pack
 from .planner import ROLES, Plan
 from .planner import plan as decide
 from .project import Project
+from .ready import check_builder, check_secrets
 from .recognise import recognise
 from .request import Request, named
 from .results import Result, bytes_of, layer_results, roles_rebuilt
@@ -251,6 +252,9 @@ class Session:
         return result
 
     def _build(self, plan: Plan) -> Result:
+        if plan.platforms_to_build:
+            check_secrets(self.project, self.settings.environment)
+            check_builder(self.to)
         if plan.way == "buildkit":
             return self._build_whole(plan)
         try:

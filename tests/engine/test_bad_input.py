@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -147,3 +148,29 @@ def test_secret_in_build_arguments(workspace: Workspace) -> None:
     done = workspace.run("build", "--set", "builder.args.API_TOKEN=abc", check=False)
     assert done.returncode == 2
     assert "builder.secrets" in done.stderr
+
+
+def test_missing_secret(workspace: Workspace) -> None:
+    """A secret that is not there gives 2 before anything is sent, and check says so; with nothing to build it is none."""
+    with (workspace.root / "layerkit.toml").open("a") as file:
+        file.write('\n[dependencies.secrets]\nINDEX_TOKEN = { env = "CI_TOK" }\n')
+    for command in (("build", "--push", "-t", "v1"), ("check",)):
+        done = workspace.run(*command, check=False)
+        assert done.returncode == 2, done.stderr
+        assert "dependencies.secrets.INDEX_TOKEN: the variable CI_TOK is not set" in done.stderr
+    with pytest.raises(AssertionError):  # no tag
+        workspace.image("v1")
+    workspace.run("build", "--push", "-t", "v1", CI_TOK="x")
+    workspace.run("build", "--push", "-t", "v2")
+
+
+def test_what_the_classic_store_cannot(workspace: Workspace, node: Callable[[str], str]) -> None:
+    """A layout, or attestations, of a builder that cannot make them: 11 and the remedy, before the weights are read."""
+    host = node("classic")
+    with (workspace.root / "layerkit.toml").open("a") as file:
+        file.write('\n[builder]\nattest = ["type=sbom"]\n')
+    for where, said in (("--output=oci:out", "cannot write OCI layouts"), ("--push", "cannot attach provenance")):
+        done = workspace.run("build", where, check=False, DOCKER_HOST=host)
+        assert done.returncode == 11, done.stderr
+        assert said in done.stderr and "containerd image store" in done.stderr
+    assert not (workspace.root / "out").exists()

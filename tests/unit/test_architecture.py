@@ -64,6 +64,7 @@ MAY: dict[str, set[str]] = {
         "checkpoint_inputs", "oci", "errors", "settings", "state", "project", "runtime", "registry", "engine",
         "destinations", "request",
     },
+    "ready": {"errors", "project", "connections", "engine"},
     "targets": {"errors", "events", "runtime", "fingerprint", "destinations", "staging", "connections"},
     "packing": {
         "assemble", "checkpoint_inputs", "oci", "errors", "events", "memory", "state", "checkpoint", "destinations",
@@ -71,7 +72,7 @@ MAY: dict[str, set[str]] = {
     "pipeline": {
         "checkpoint_inputs", "oci", "errors", "events", "settings", "project", "checkpoint", "runtime",
         "engine", "fingerprint", "assemble", "planner", "destinations", "request", "results", "staging",
-        "bases", "recognise", "forecast", "timeline", "borrow", "lock", "locking", "connections", "targets",
+        "bases", "ready", "recognise", "forecast", "timeline", "borrow", "lock", "locking", "connections", "targets",
         "packing",
     },
     "doctor": {"_version", "oci", "errors", "settings", "state", "registry", "engine"},
@@ -86,7 +87,7 @@ MAY: dict[str, set[str]] = {
         "checkpoint_inputs", "_version", "oci", "errors", "events", "settings", "state", "project",
         "runtime", "fingerprint", "planner", "lock", "locking", "pipeline", "results", "doctor", "lint",
         "checkpoint", "forecast", "bases", "anatomy", "units", "start", "verification", "engine", "running",
-        "launch", "containers", "pruning",
+        "launch", "containers", "pruning", "ready",
     },
     "lint": {"errors", "oci", "runtime"},
     "start": {"errors", "lint", "project", "runtime"},

@@ -23,7 +23,7 @@ _LOCK = {
 @project_options
 @click.option("--json", "as_json", is_flag=True, help="Print one object.")
 def check(folder: Path, file: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Check the project without building: its file, its code, its checkpoint, its Dockerfile, its lock.
+    """Check the project without building: its file, code, checkpoint, secrets, Dockerfile and lock.
 
     The lock contradicts where it is of another base, of other settings of [checkpoint] (exit 2) or of other weights
     (exit 8). Nothing is read but what says so: no registry is asked, and of weights that were never hashed here only
@@ -34,6 +34,7 @@ def check(folder: Path, file: Path | None, overrides: tuple[str, ...], as_json: 
     from ..fingerprint import Base, fingerprint
     from ..lock import read
     from ..locking import check_lock
+    from ..ready import check_secrets
     from ..settings import Settings
     from ..state import State
 
@@ -49,6 +50,7 @@ def check(folder: Path, file: Path | None, overrides: tuple[str, ...], as_json: 
                 resolve=lambda reference: Base(),
                 sources=Sources(lambda: Hub(settings.environment), lock.checkpoint if lock else None),
             )
+        check_secrets(project, settings.environment)
         agrees = check_lock(lock, inputs)
         away = inputs.checkpoint.elsewhere if inputs.checkpoint else None
         files = away.files if away else inputs.checkpoint.files if inputs.checkpoint else ()
