@@ -151,7 +151,7 @@ def test_secret_in_build_arguments(workspace: Workspace) -> None:
 
 
 def test_missing_secret(workspace: Workspace) -> None:
-    """A secret that is not there gives 2 before anything is sent, and check says so; with nothing to build it is none."""
+    """A secret that is not there gives 2 before anything is sent; where nothing is to be built it is not missed."""
     with (workspace.root / "layerkit.toml").open("a") as file:
         file.write('\n[dependencies.secrets]\nINDEX_TOKEN = { env = "CI_TOK" }\n')
     for command in (("build", "--push", "-t", "v1"), ("check",)):

@@ -60,16 +60,15 @@ def definition(targets: Sequence[Target], root: Path) -> dict[str, Any]:
 
 
 def _target(target: Target, root: Path) -> dict[str, Any]:
-    document: dict[str, Any] = {"context": str(target.context)}
-    # Bake replaces ${VAR} in every string; only the text of a Dockerfile and values of others have any.
-    document["dockerfile-inline" if target.inline else "dockerfile"] = (
-        _literal(target.dockerfile) if target.inline else target.dockerfile
-    )
+    document: dict[str, Any] = {
+        "context": str(target.context),
+        "dockerfile-inline" if target.inline else "dockerfile": target.dockerfile,
+    }
     values: dict[str, Any] = {
         "target": target.stage,
         "platforms": target.platform.split(",") if target.platform else [],
         "contexts": dict(target.contexts),
-        "args": {name: _literal(value) for name, value in target.args.items()},
+        "args": dict(target.args),
         "secret": [_secret(name, secret, root) for name, secret in sorted(target.secrets.items())],
         "ssh": list(target.ssh),
         "network": target.network,
@@ -82,7 +81,17 @@ def _target(target: Target, root: Path) -> dict[str, Any]:
         "no-cache": target.no_cache,
         "pull": target.pull,
     }
-    return document | {name: value for name, value in values.items() if value}
+    made = document | {name: value for name, value in values.items() if value}
+    return {name: _as_it_stands(value) for name, value in made.items()}
+
+
+def _as_it_stands(value: Any) -> Any:
+    """*value* without what bake would evaluate: it reads ``${`` and ``%{`` in every string, paths too."""
+    if isinstance(value, str):
+        return _literal(value)
+    if isinstance(value, dict):
+        return {name: _as_it_stands(item) for name, item in value.items()}
+    return [_as_it_stands(item) for item in value] if isinstance(value, list) else value
 
 
 def _literal(text: str) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layerkit.project import Secret
-from layerkit.runtime.bake import Target, definition
+from layerkit.runtime.bake import Target, definition, entry
 
 ROOT = Path("/project")
 
@@ -97,6 +98,29 @@ def test_nothing_is_evaluated(text: str) -> None:
     found = target(inline=True, args={"A": text})
     args = found["args"]
     assert isinstance(args, dict) and bake_reads(args["A"]) == text
+
+
+@pytest.mark.parametrize("folder", ["pa,b", "p${x}", "p%{y}", 'a"b', "a b"])
+def test_folders_of_any_name(folder: str) -> None:
+    """A folder's name reaches BuildKit as it is: bake evaluates nothing in it, and CSV does not split it."""
+    root = Path("/x", folder)
+    made = definition(
+        [
+            Target(
+                "image",
+                root / "context",
+                str(root / "Dockerfile"),
+                contexts={"wheels": str(root / "wheels")},
+                secrets={"a": Secret(file="key")},
+                outputs=[entry("type=oci", f"dest={root / 'out'}")],
+            )
+        ],
+        root,
+    )["target"]["image"]
+    assert bake_reads(made["context"]) == f"{root}/context" and bake_reads(made["dockerfile"]) == f"{root}/Dockerfile"
+    assert bake_reads(made["contexts"]["wheels"]) == f"{root}/wheels"
+    assert next(csv.reader([bake_reads(made["secret"][0])])) == ["type=file", "id=a", f"src={root}/key"]
+    assert next(csv.reader([bake_reads(made["output"][0])])) == ["type=oci", f"dest={root}/out"]
 
 
 @given(st.text("${}%a\n"))
