@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
@@ -14,6 +15,7 @@ from .oci import Platform, Reference
 
 __all__ = [
     "Absolute",
+    "Attests",
     "Base",
     "Insides",
     "Line",
@@ -126,6 +128,23 @@ def _variables(value: Mapping[str, str]) -> Mapping[str, str]:
     return value
 
 
+def _attests(value: Sequence[str]) -> Sequence[str]:
+    for text in value:
+        try:
+            fields = dict(field.partition("=")[::2] for field in next(csv.reader([text]), []))
+        except csv.Error:
+            fields = {}
+        modes = ("", "min", "max") if fields.get("type") == "provenance" else ("",)
+        if (
+            fields.get("type") not in ("sbom", "provenance")
+            or "" in fields.values()
+            or fields.get("mode", "") not in modes
+            or fields.get("disabled", "false") not in ("true", "false")
+        ):
+            raise ValueError(f"{text!r} is no attestation, as in 'type=sbom' or 'type=provenance,mode=max'")
+    return tuple(value)
+
+
 def size_in_bytes(text: str) -> int:
     """Bytes of ``1GiB``, ``500 MB``, ``4096``: units of 1024 with an i, of 1000 without.
 
@@ -169,6 +188,7 @@ Line = Annotated[str, AfterValidator(_line), Field(json_schema_extra={"minLength
 Absolute = Annotated[str, AfterValidator(_absolute), Field(json_schema_extra={"pattern": "^/"})]
 Inside = Annotated[str, AfterValidator(_inside)]
 Lines = Annotated[Sequence[Line], AfterValidator(items)]
+Attests = Annotated[Sequence[Line], AfterValidator(_attests)]
 Insides = Annotated[Sequence[Inside], AfterValidator(items)]
 Variables = Annotated[Mapping[str, str], AfterValidator(_variables)]
 Platforms = Annotated[Sequence[Annotated[str, AfterValidator(_platform)]], AfterValidator(items)]

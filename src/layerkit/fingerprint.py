@@ -212,8 +212,9 @@ def fingerprint(
         requirements = None
     else:
         requirements = read_requirements(project)
-        references = (project.image.base,)
-        lowest = project.image.base
+        # BuildKit's name for nothing at all, which no registry has.
+        lowest = project.image.base if project.image.base != "scratch" else ""
+        references = (lowest,) if lowest else ()
         dependency_files = frozenset(requirements.files) if requirements else frozenset()
     apart = tuple(apart)
     files = find_files(project, apart)
@@ -222,7 +223,7 @@ def fingerprint(
     if lowest:
         _of_platforms(lowest, bases[lowest], platforms)
     if not project.image.dockerfile:
-        user = bases[project.image.base].user
+        user = bases[lowest].user if lowest else ""
         text = generate(project, requirements, includes=find_includes(project, apart), base_user=user)
     checkpoint = checkpoint_inputs(project, state, sources)
     if checkpoint is not None and project.checkpoint is not None and project.checkpoint.placement == "layer":

@@ -284,7 +284,7 @@ def _layers(
             continue
         if role == "dependencies" and not (now["dependencies"] or inputs.project.image.dockerfile or _installs(inputs)):
             continue
-        if role == "code" and not now["code"]:
+        if role in ("base", "code") and not now[role]:
             continue
         sent = sum(f.size for f in inputs.files if (f.path in inputs.dependency_files) == (role == "dependencies"))
         sent = 0 if role == "base" else sent + (inputs.wheels_size if role == "dependencies" else 0)

@@ -58,7 +58,11 @@ def check_builder(to: Connections) -> None:
     lacks = ""
     if to.destination.kind == "oci" and not to.engine.abilities.oci_output:
         lacks = f"--output {to.request.output}: this builder cannot write OCI layouts"
-    elif to.destination.kind == "registry" and to.project.builder.attest and not to.engine.abilities.attestations:
+    elif to.destination.kind == "registry" and _attests(to.project) and not to.engine.abilities.attestations:
         lacks = "builder.attest: this builder cannot attach provenance and SBOM"
     if lacks:
         raise LocalResourceError(f"{lacks} with the classic image store", hint=ANOTHER_STORE)
+
+
+def _attests(project: Project) -> bool:
+    return any("disabled=true" not in text for text in project.builder.attest)

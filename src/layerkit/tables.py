@@ -26,6 +26,7 @@ from pydantic.dataclasses import dataclass
 from .errors import ConfigurationError, Problem
 from .fields import (
     Absolute,
+    Attests,
     Base,
     Insides,
     Line,
@@ -340,7 +341,7 @@ class Builder:
     )
     ssh: Annotated[Lines, Field(description="SSH agents or keys, as in buildx --ssh.")] = ()
     network: Annotated[Literal["", "default", "none", "host"], Field(description="Network of RUN steps.")] = ""
-    attest: Annotated[Lines, Field(description="Attestations, as in buildx --attest; none by default.")] = ()
+    attest: Annotated[Attests, Field(description="Attestations, as in buildx --attest; none by default.")] = ()
 
 
 @_in_our_tree
@@ -385,4 +386,6 @@ class Project:
                     raise ValueError(f"image.{name} has no effect with image.dockerfile: your Dockerfile says it")
         elif self.image.target:
             raise ValueError("image.target needs image.dockerfile")
+        elif self.image.base == "scratch" and self.dependencies != Dependencies():
+            raise ValueError("[dependencies] cannot be installed into image.base = 'scratch': nothing is in it")
         return self

@@ -193,6 +193,32 @@ def test_wheels_count(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------- summary
 
 
+def test_scratch_is_no_image(tmp_path: Path) -> None:
+    """BuildKit's scratch is nothing at all: no registry is asked for it, and nothing is pinned."""
+    write_project(tmp_path)
+    made = dataclasses.replace(project(tmp_path), dependencies=Dependencies(), image=Image("a/b", base="scratch"))
+    with State() as state:
+        found = inputs(made, state)
+    assert found.bases == {} and found.summary["base"] == {}
+    assert "FROM scratch AS base" in found.dockerfile
+
+
+@pytest.mark.parametrize("own_file", [False, True])
+def test_code_on_the_weights(tmp_path: Path, own_file: bool) -> None:
+    """Code that lands on the weights is refused, whoever writes the Dockerfile; not where they are mounted."""
+    write_project(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.pth.tar").write_text("not these")
+    made = dataclasses.replace(project(tmp_path), code=Code(["src", "model"]))
+    if own_file:
+        made = own(tmp_path, "COPY --link --from=checkpoint . /app/model/\nCOPY . /app")
+    with State() as state, pytest.raises(ConfigurationError, match=r"to /app/model/model\.pth\.tar, where"):
+        inputs(made, state)
+    assert made.checkpoint is not None
+    with State() as state:
+        inputs(dataclasses.replace(made, checkpoint=dataclasses.replace(made.checkpoint, placement="volume")), state)
+
+
 def test_summary(tmp_path: Path) -> None:
     """The summary says by role what went in, so that a later plan can name what changed."""
     made = dataclasses.replace(project(write_project(tmp_path)), builder=Builder(args={"A": "1"}))

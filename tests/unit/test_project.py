@@ -380,6 +380,9 @@ def test_line_in_a_large_file(tmp_path: Path) -> None:
         (minimal('[builder.secrets.x]\nfile = "a"\nenv = "b"'), "either file"),
         (minimal('[builder.secrets."a b"]\nfile = "a"'), "no secret id"),
         (minimal('[builder]\nnetwork = "bridge"'), "'none' or 'host'"),
+        *((minimal(f"[builder]\nattest = ['{text}']"), "is no attestation")
+          for text in ("sbom", "mode=max", "type=x", "type=provenance,mode=all", "type=sbom,x", "type=sbom,mode=max")),
+        (minimal('base = "scratch"\n[dependencies]\napt = ["curl"]'), "nothing is in it"),
         (minimal("[checkpoint]\npath = 3"), "string"),
         ('image = "a/b"', "must be a table"),
         ("", "is required"),

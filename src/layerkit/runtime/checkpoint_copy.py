@@ -11,6 +11,7 @@ from ..errors import ConfigurationError
 from .instructions import Instruction
 from .stages import CHECKPOINT, Dockerfile, Stage, sources
 from .touched import touched
+from .words import SAFE_WORD, expanded, json_form
 
 __all__ = ["CheckpointCopy", "find_checkpoint_copy"]
 
@@ -106,12 +107,12 @@ def _checked(
         raise _wrong(instruction, "the whole checkpoint is copied: one source, which is '.'")
 
     def value(word: str) -> str:
-        expanded, unknown = dockerfile.expand(word, variables)
+        known, unknown = dockerfile.expand(word, variables)
         if unknown:
             raise _wrong(
                 instruction, f"the value of ${unknown} is not known here (no ARG default, ENV or [builder.args])"
             )
-        return expanded
+        return known
 
     target = value(instruction.words[1])
     if not target.startswith("/"):
@@ -119,9 +120,10 @@ def _checked(
             raise _wrong(instruction, f"{target!r} is relative, and WORKDIR is the base image's: write it absolute")
         target = posixpath.join(workdir, target)
     target = posixpath.normpath("/" + target.lstrip("/")).rstrip("/") + "/"
-    uid, gid = _owner(instruction, value(instruction.flag("chown") or "0:0"), target)
+    place = _place(target)
+    uid, gid = _owner(instruction, value(instruction.flag("chown") or "0:0"), place)
     mode = value(instruction.flag("chmod") or "") or None
-    right = f"COPY --link --chown={uid}:{gid}{f' --chmod={mode}' if mode else ''} --from=checkpoint . {target}"
+    right = f"COPY --link --chown={uid}:{gid}{f' --chmod={mode}' if mode else ''} --from=checkpoint {place}"
     if mode is not None and not _OCTAL.fullmatch(mode):
         raise _wrong(instruction, f"--chmod={mode} is no octal mode", right.replace(f"={mode}", "=0644"))
     if instruction.flag("link") not in ("", "true"):
@@ -129,13 +131,18 @@ def _checked(
     return CheckpointCopy(instruction.line, instruction.text, target, uid, gid, mode)
 
 
-def _owner(instruction: Instruction, owner: str, target: str) -> tuple[int, int]:
+def _place(target: str) -> str:
+    """The words of a COPY line that say where to, as BuildKit reads them back."""
+    return f". {target}" if SAFE_WORD.fullmatch(target) else json_form([".", expanded(target)])
+
+
+def _owner(instruction: Instruction, owner: str, place: str) -> tuple[int, int]:
     """Numbers of ``user[:group]``; a group that is left out is the user's number (seen with BuildKit 0.25)."""
     user, _, group = owner.partition(":")
     numbers = []
     for name in (user, group or user):
         if name != "root" and not re.fullmatch(r"\d{1,10}", name):
-            right = f"COPY --link --chown=1000:1000 --from=checkpoint . {target}"
+            right = f"COPY --link --chown=1000:1000 --from=checkpoint {place}"
             raise _wrong(
                 instruction, f"{name!r} is a name, and a linked layer has no /etc/passwd: write numbers", right
             )

@@ -187,6 +187,18 @@ def test_target_stage() -> None:
         pytest.param(
             "FROM a\nCOPY --link --chmod=u+r --from=checkpoint . /m", "octal", "--chmod=0644", id="symbolic mode"
         ),
+        pytest.param(
+            'FROM a\nCOPY --from=checkpoint [".", "/m/my dir/"]',
+            "--link",
+            'COPY --link --chown=0:0 --from=checkpoint [".", "/m/my dir/"]',
+            id="a space",
+        ),
+        pytest.param(
+            'FROM a\nCOPY --link --chown=app --from=checkpoint [".", "/my dir"]',
+            "is a name",
+            '--chown=1000:1000 --from=checkpoint [".", "/my dir/"]',
+            id="a space, named owner",
+        ),
         pytest.param("FROM a\nCOPY --link --exclude=x --from=checkpoint . /m", "--exclude", LINE, id="other flag"),
         pytest.param("FROM a\nRUN --mount=type=bind,from=checkpoint,target=/m x", "RUN step", LINE, id="RUN"),
         pytest.param(
