@@ -8,36 +8,26 @@ are named and left out. Each refuses the other's partial form.
 from __future__ import annotations
 
 import json
-import os
-import tarfile
-import tempfile
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 from ..assemble import PREFIX, Assembled, PackedCheckpoint, Runtime, checkpoint_image
 from ..checkpoint import Blueprint, Packer
 from ..engine import BakeResult, Engine
-from ..errors import IntegrityError, LayerkitError, LocalResourceError
+from ..errors import IntegrityError, LocalResourceError
 from ..events import Listener, silent
-from ..oci import MEDIA, Config, Descriptor, Digest, Image, Layer, Manifest, Reference, parse_manifest
+from ..oci import MEDIA, Descriptor, Digest, Image, Layer, Reference
 from ..planner import Present
-from ..runtime.placeholder import MAX_SIZE, may_be_placeholder, placeholder_place
 from ..state import State
 from .archive import Archive, oci_files
-from .base import Output, Published, Sent, Stopped, checkpoint_tag, disturbance, runtime_tag
+from .base import Output, Published, Sent, Stopped, checkpoint_tag, runtime_tag
+from .holdings import Holdings, Name, is_whole
+from .saved import from_classic, from_containerd
 from .sending import HASH_FIRST, sample
+from .uppers import Uppers
 
 __all__ = ["DockerDestination"]
-
-_KEEP_IN_MEMORY = 64 * 1024 * 1024  # bytes of a layer of the classic store that is read back from docker save
-_UPPER_LIFE = 30 * 24 * 3600  # seconds since such a layer was last needed
-_CHECKPOINT = "docker-checkpoint"  # kind of record
-_HOLDERS = 4  # images that are remembered to have one checkpoint: each is asked for
 
 
 class DockerDestination:
@@ -56,8 +46,7 @@ class DockerDestination:
         self.name = reference.name
         # diff_ids that lie under the checkpoint's layers; None while nobody knows.
         self._under: tuple[Digest, ...] | None = None if mounted is None else ()
-        self._holders: dict[str, Image | None] = {}  # images with checkpoints that were asked for
-        self._uppers: dict[Digest, bytes] = {}
+        self._uppers = Uppers(state)
         self._archive: Archive | None = None
         self._streamed: dict[Digest, str] = {}  # digest -> path, of what is in that archive
 
@@ -77,6 +66,10 @@ class DockerDestination:
             )
         return store == "classic"
 
+    @cached_property
+    def _has(self) -> Holdings:
+        return Holdings(self.engine, self.state, self._classic)
+
     # ------------------------------------------------------------------------------------------------- what is there
 
     def look(self, runtime_keys: Mapping[str, str], checkpoint_key: str | None, tags: Sequence[str]) -> Present:
@@ -92,10 +85,10 @@ class DockerDestination:
         for tag in tags:
             image = self.engine.image(self._local(tag))
             named[tag] = Digest.parse(str(image["Id"])) if image else None
-            known = self._image("docker-image", str(image["Id"])) if image else None
+            known = self._has.image(str(image["Id"])) if image else None
             if known is not None and image is not None and not previous:
                 previous[str(known.platform)] = known
-                proven = not self._stacked and _is_whole(image)
+                proven = not self._stacked and is_whole(image)
                 blobs = {layer.digest for layer in known.manifest.layers if proven or not _of_checkpoint(layer)}
         for runtime in runtimes.values():
             blobs |= {layer.digest for layer in runtime.image.manifest.layers}
@@ -117,7 +110,7 @@ class DockerDestination:
 
     def _named_digest(self, image_id: Digest | None) -> Digest | None:
         """The classic store's image ID is the configuration's digest; a plan speaks of manifests."""
-        known = self._image("docker-image", str(image_id)) if image_id else None
+        known = self._has.image(str(image_id)) if image_id else None
         return known.manifest.digest if known else image_id
 
     def _remembered(self, key: str) -> Runtime | None:
@@ -126,7 +119,7 @@ class DockerDestination:
         if local is None:
             return None
         identity = str(local["Id"])
-        image = self._image("docker-runtime", identity)
+        image = self._has.runtime(identity)
         record = self.state.get("docker-place", identity)
         if image is None or record is None:
             return None
@@ -135,26 +128,9 @@ class DockerDestination:
         if len(record) < 5:  # of an earlier layerkit, which did not look at what lies above the placeholder
             return None
         index, folder, uid, gid, disturbed = record
-        if self._classic and any(self._upper(digest) is None for digest in image.config.diff_ids[index + 1 :]):
+        if self._classic and any(self._uppers.get(digest) is None for digest in image.config.diff_ids[index + 1 :]):
             return None  # they could not be given again
         return Runtime(image, index, (folder, uid, gid), disturbed=disturbed)
-
-    def _image(self, kind: str, identity: str) -> Image | None:
-        record = self.state.get(kind, identity)
-        if not record:
-            return None
-        with suppress(LayerkitError):
-            config = Config.parse(record["config"].encode(), record["config_type"])
-            return Image(Manifest.parse(record["manifest"].encode()), config)
-        return None
-
-    def _remember(self, kind: str, identity: str, image: Image) -> None:
-        record = {
-            "manifest": image.manifest.raw.decode(),
-            "config": image.config.raw.decode(),
-            "config_type": image.config.media_type,
-        }
-        self.state.put(kind, identity, record)
 
     def checkpoint(self, key: str) -> tuple[Layer, ...] | None:
         """The layers under *key*, while Docker has an image with them, tagged or not, on what lies under them now.
@@ -162,73 +138,20 @@ class DockerDestination:
         Where they are to be mounted, that is the image of that name.
         """
         if self.mounted is not None:
-            local = self._whole(f"{self.mounted.familiar}:{checkpoint_tag(key)}")
-            image = self._image("docker-image", str(local["Id"])) if local is not None else None
+            local = self._has.whole(f"{self.mounted.familiar}:{checkpoint_tag(key)}")
+            image = self._has.image(str(local["Id"])) if local is not None else None
             return _layers(image, range(len(image.manifest.layers))) if image is not None else None
-        record = self.state.get(_CHECKPOINT, f"{key} {self._store_name}")
-        if not record:
+        rows = self._has.checkpoint(key)
+        if not rows:
             return None
-        digests = tuple(Digest.parse(row[0]) for row in record["layers"])
-        stored = self._stored(digests)
+        digests = tuple(digest for digest, _, _ in rows)
+        stored = self._has.stored(digests)
         if self._classic and self._under is None:
             there = set(digests) <= {name[-1] for name in stored}
         else:
             under = self._under or ()
-            there = {self._called(under, digests[:number]) for number in range(1, len(digests) + 1)} <= stored
-        if not there:
-            return None
-        rows = zip(digests, record["layers"], strict=True)
-        return tuple(Layer(Descriptor(MEDIA.LAYER, d, size), d, made) for d, (_, size, made) in rows)
-
-    def _whole(self, reference: str) -> dict[str, Any] | None:
-        """The local image, if all of it is here; the containerd store takes one that lacks a layer without a word."""
-        found = self.engine.image(reference)
-        return found if found is not None and _is_whole(found) else None
-
-    def _called(self, under: Sequence[Digest], digests: Sequence[Digest]) -> tuple[Digest, ...]:
-        """What the store finds the last of the checkpoint's layers *digests* by, with *under* under them."""
-        return (*under, *digests) if self._classic else (digests[-1],)
-
-    def _names(self, image: Image) -> tuple[tuple[Digest, ...], ...]:
-        """What the store finds each layer of *image* by: its blob's digest, or its diff_id and all those under it."""
-        if self._classic:
-            diff_ids = image.config.diff_ids
-            return tuple(diff_ids[: number + 1] for number in range(len(diff_ids)))
-        return tuple((layer.digest,) for layer in image.manifest.layers)
-
-    def _stored(self, digests: Collection[Digest]) -> frozenset[tuple[Digest, ...]]:
-        """Names of layers in Docker: of the images that brought checkpoints with one of *digests* here.
-
-        They count, tagged or not, while Docker has all of them. Each is asked for once.
-        """
-        wanted = set(map(str, digests))
-        found: set[tuple[Digest, ...]] = set()
-        for record in self._records():
-            if wanted & {row[0] for row in record["layers"]}:
-                for identity in record["holders"]:
-                    if identity not in self._holders:
-                        image = self._image("docker-image", identity)
-                        self._holders[identity] = image if image and self._whole(identity) else None
-                    if (holder := self._holders[identity]) is not None:
-                        found.update(self._names(holder))
-        return frozenset(found)
-
-    def _records(self) -> list[dict[str, Any]]:
-        found = self.state.all(_CHECKPOINT).items()
-        return [record for where, record in found if record and where.endswith(f" {self._store_name}")]
-
-    def _hold(self, key: str, layers: Sequence[Layer], identity: Digest) -> None:
-        """Remember that the image *identity*, which is here, has the *layers* of the checkpoint *key*."""
-        where = f"{key} {self._store_name}"
-        before = (self.state.get(_CHECKPOINT, where) or {}).get("holders", [])
-        holders = [*(holder for holder in before if holder != str(identity)), str(identity)]
-        rows = [[str(layer.diff_id), layer.descriptor.size, layer.created_by] for layer in layers]
-        self.state.put(_CHECKPOINT, where, {"holders": holders[-_HOLDERS:], "layers": rows})
-        self._holders.clear()
-
-    @property
-    def _store_name(self) -> str:
-        return "classic" if self._classic else "containerd"
+            there = {self._has.called(under, digests[:number]) for number in range(1, len(digests) + 1)} <= stored
+        return tuple(Layer(Descriptor(MEDIA.LAYER, d, size), d, made) for d, size, made in rows) if there else None
 
     # ------------------------------------------------------------------------------------------------- BuildKit's part
 
@@ -248,132 +171,15 @@ class DockerDestination:
             raise IntegrityError(f"docker: BuildKit built {name}, and it is not in the local store")
         identity = Digest.parse(str(local["Id"]))
         if self._classic:
-            runtime = self._from_classic(name)
+            runtime = from_classic(self.engine, self.state, name, self._uppers.keep)
         else:
             build = str(result.metadata.get(target, {}).get("buildx.build.ref", ""))
-            runtime = self._from_containerd(name, identity, build)
-        self._remember("docker-runtime", str(identity), runtime.image)
+            runtime = from_containerd(self.engine, self.state, name, identity, build)
+        self._has.remember(str(identity), runtime.image, runtime=True)
         place = [runtime.placeholder, *runtime.place, runtime.disturbed] if runtime.place else []
         self.state.put("docker-place", str(identity), place)
         self._stand_on(runtime)
         return runtime
-
-    def _from_containerd(self, name: str, identity: Digest, build: str) -> Runtime:
-        """Manifest and configuration from the builder's content store, or else out of ``docker save``."""
-        saved: dict[Digest, bytes] = {}
-
-        def blob(digest: Digest) -> bytes:
-            raw = saved.get(digest) or (self.engine.attachment(build, str(digest)) if build else None)
-            if raw is None or Digest.of(raw) != digest:
-                saved.update(self._saved_blobs(name))
-                raw = saved.get(digest)
-            if raw is None or Digest.of(raw) != digest:
-                raise IntegrityError(f"docker: {name} names {digest}, and the store does not give it")
-            return raw
-
-        def layer_blob(layer: Descriptor) -> bytes | None:
-            with suppress(IntegrityError):
-                return blob(layer.digest)
-            return None
-
-        manifest = parse_manifest(blob(identity))
-        if not isinstance(manifest, Manifest):
-            child = next((m for m in manifest.manifests if m.platform and m.platform.os != "unknown"), None)
-            if child is None:
-                raise IntegrityError(f"docker: {name} is an index of nothing")
-            manifest = Manifest.parse(blob(child.digest))
-        image = Image(manifest, Config.parse(blob(manifest.config.digest), manifest.config.media_type))
-        for index, descriptor in enumerate(manifest.layers):
-            if may_be_placeholder(descriptor) and (place := placeholder_place(blob(descriptor.digest))):
-                above = disturbance(image, index, place[0], layer_blob, self.state)
-                return Runtime(image, index, place, disturbed=above)
-        return Runtime(image, None)
-
-    def _saved_blobs(self, name: str) -> dict[Digest, bytes]:
-        found: dict[Digest, bytes] = {}
-        for path, size, read in self._saved(name):
-            if path.startswith("blobs/sha256/") and size <= 4 * 1024 * 1024:
-                raw = read()
-                found[Digest.of(raw)] = raw
-        return found
-
-    def _saved(self, name: str) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
-        """(path, size, read) of each file of ``docker save``; the stream is not kept."""
-        with self.engine.save(name) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
-            for member in tar:
-                if member.isfile():
-                    content = tar.extractfile(member)
-                    assert content is not None
-                    yield member.name, member.size, content.read
-
-    def _from_classic(self, name: str) -> Runtime:
-        """The image as the classic store has it: its layers are uncompressed tars, their own diff_ids.
-
-        The layers above the placeholder are kept (in the state folder, where there is one): their chain ID
-        changes with the checkpoint's, so that the store has to be given them again.
-        """
-        sizes: dict[str, int] = {}
-        small: dict[str, bytes] = {}
-        for path, size, read in self._saved(name):
-            sizes[path] = size
-            if size <= _KEEP_IN_MEMORY:
-                small[path] = read()
-        description = json.loads(small["manifest.json"])[0]
-        config = Config.parse(small[description["Config"]])
-        paths: list[str] = description["Layers"]
-        descriptors = [
-            Descriptor(MEDIA.LAYER, diff_id, sizes[path]) for diff_id, path in zip(config.diff_ids, paths, strict=True)
-        ]
-        image = Image(Manifest.create(config.descriptor, descriptors), config)
-        found = None
-        for index, path in enumerate(paths):
-            if sizes[path] <= MAX_SIZE and (place := placeholder_place(small[path])):
-                found = (index, place)
-        if found is None:
-            return Runtime(image, None)
-        for diff_id, path in list(zip(config.diff_ids, paths, strict=True))[found[0] + 1 :]:
-            if path not in small:
-                raise LocalResourceError(
-                    f"docker: a layer above the checkpoint has {sizes[path]} bytes; the classic image store cannot"
-                    " be given it again",
-                    hint="switch Docker to the containerd image store",
-                )
-            self._keep_upper(diff_id, small[path])
-        by_digest = {diff_id: small.get(path) for diff_id, path in zip(config.diff_ids, paths, strict=True)}
-        above = disturbance(image, found[0], found[1][0], lambda layer: by_digest[layer.digest], self.state)
-        return Runtime(image, found[0], found[1], disturbed=above)
-
-    def _upper_path(self, digest: Digest) -> Path | None:
-        return self.state.folder / "layers" / digest.hex if self.state.folder else None
-
-    def _keep_upper(self, digest: Digest, raw: bytes) -> None:
-        self._uppers[digest] = raw
-        path = self._upper_path(digest)
-        if path is not None:
-            with suppress(OSError):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self._forget_uppers(path.parent)
-                # Other runs write there too. What stays of one that was killed grows old like the rest.
-                handle, temporary = tempfile.mkstemp(dir=path.parent)
-                with os.fdopen(handle, "wb") as stream:
-                    stream.write(raw)
-                Path(temporary).replace(path)
-
-    def _forget_uppers(self, folder: Path) -> None:
-        """Those of images that nobody has built for long: BuildKit gives them again."""
-        for path in folder.iterdir():
-            with suppress(OSError):
-                if time.time() - path.stat().st_mtime > _UPPER_LIFE:
-                    path.unlink()
-
-    def _upper(self, digest: Digest) -> bytes | None:
-        if digest not in self._uppers and (path := self._upper_path(digest)) is not None:
-            with suppress(OSError):
-                raw = path.read_bytes()
-                if Digest.of(raw) == digest:
-                    self._uppers[digest] = raw
-                    os.utime(path)
-        return self._uppers.get(digest)
 
     # ------------------------------------------------------------------------------------------------- the checkpoint
 
@@ -385,7 +191,7 @@ class DockerDestination:
         # What the layers come to lie on is not known while BuildKit builds it: then none counts as there.
         under = self._under
         unknown = self._classic and under is None
-        held = {row[0] for record in self._records() for row in record["layers"]}
+        ever = self._has.ever
         layers: list[Layer] = []
         uploaded = reused = 0
         new: set[Digest] = set()
@@ -393,7 +199,7 @@ class DockerDestination:
             if stopped():
                 raise Stopped
             taste = sample(blueprint)
-            if blueprint.size < HASH_FIRST or self.state.get("sample", taste) or str(packer.known(index)) in held:
+            if blueprint.size < HASH_FIRST or self.state.get("sample", taste) or packer.known(index) in ever:
                 digest = packer.digest(index)
             else:
                 path = self._stream(packer, index, taste, listener, stopped)
@@ -401,8 +207,8 @@ class DockerDestination:
                 self._streamed[digest] = path
             self.state.put("sample", taste, str(digest))
             layers.append(blueprint.layer(digest))
-            name = self._called(under or (), [layer.diff_id for layer in layers])
-            if not unknown and name in self._stored([digest]):
+            name = self._has.called(under or (), [layer.diff_id for layer in layers])
+            if not unknown and name in self._has.stored([digest]):
                 reused += blueprint.size
             else:
                 uploaded += blueprint.size
@@ -439,7 +245,7 @@ class DockerDestination:
             return 0
         image = checkpoint_image(packed)
         loaded = self._deliver(image, self.mounted, [checkpoint_tag(packed.key)], packer, silent)
-        self._hold(packed.key, packed.layers, self._identity(image))
+        self._has.hold(packed.key, packed.layers, self._identity(image))
         return loaded
 
     # ------------------------------------------------------------------------------------------------- the image
@@ -457,7 +263,7 @@ class DockerDestination:
         loaded = self._deliver(image, self.reference, tags, packer, listener)
         inside = [index for index, layer in enumerate(image.manifest.layers) if _of_checkpoint(layer)]
         if inside and (key := image.config.labels.get(PREFIX + "checkpoint")):
-            self._hold(key, _layers(image, inside), self._identity(image))
+            self._has.hold(key, _layers(image, inside), self._identity(image))
         return Published(self._identity(image), loaded)
 
     def _deliver(
@@ -466,20 +272,20 @@ class DockerDestination:
         """Have *image* in Docker under *tags* of *reference*, and prove it; bytes beside the checkpoint's layers."""
         identity = str(self._identity(image))
         loaded = 0
-        if self._whole(identity) is not None and self._image("docker-image", identity) is not None:
+        if self._has.whole(identity) is not None and self._has.image(identity) is not None:
             self.close()
             for tag in tags:
                 self.engine.tag(identity, reference.familiar, tag)
         else:
             try:
-                loaded = self._load(image, reference, tags, self._stored(image.config.diff_ids), packer, listener)
+                loaded = self._load(image, reference, tags, self._has.stored(image.config.diff_ids), packer, listener)
             except LocalResourceError:
                 self.close()
                 if packer is None:
                     raise
                 # The store lacks a layer that we took to be there: give it all that we have.
                 loaded = self._load(image, reference, tags, frozenset(), packer, listener)
-            self._remember("docker-image", identity, image)
+            self._has.remember(identity, image)
         for tag in tags:
             name = f"{reference.familiar}:{tag}"
             now = self.engine.image(name)
@@ -492,7 +298,7 @@ class DockerDestination:
         image: Image,
         reference: Reference,
         tags: Sequence[str],
-        stored: frozenset[tuple[Digest, ...]],
+        stored: frozenset[Name],
         packer: Packer | None,
         listener: Listener,
     ) -> int:
@@ -502,7 +308,7 @@ class DockerDestination:
         numbers = {packer.digest(index): index for index in range(len(packer.blueprints))} if packer else {}
         place = "{}/layer.tar" if self._classic else "blobs/sha256/{}"
         try:
-            for digest, name in zip(image.config.diff_ids, self._names(image), strict=True):
+            for digest, name in zip(image.config.diff_ids, self._has.names(image), strict=True):
                 if packer is not None and digest in numbers and digest not in paths and name not in stored:
                     paths[digest] = place.format(digest.hex)
                     index = numbers[digest]
@@ -524,16 +330,11 @@ class DockerDestination:
         """Below the first new layer everything is there by chain ID; from it on all must be given."""
         paths = [given.get(digest, f"{digest.hex}/layer.tar") for digest in image.config.diff_ids]
         for digest, path in zip(image.config.diff_ids, paths, strict=True):
-            if digest not in given and (upper := self._upper(digest)) is not None:
+            if digest not in given and (upper := self._uppers.get(digest)) is not None:
                 archive.file(path, upper)
         config = f"{image.config.digest.hex}.json"
         archive.file(config, image.config.raw)
         archive.file("manifest.json", json.dumps([{"Config": config, "RepoTags": names, "Layers": paths}]).encode())
-
-
-def _is_whole(image: Mapping[str, Any]) -> bool:
-    parts = image.get("Manifests") or ()
-    return not any(part.get("Kind") == "image" and part.get("Available") is False for part in parts)
 
 
 def _of_checkpoint(layer: Descriptor) -> bool:
