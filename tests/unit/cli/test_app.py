@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +277,15 @@ def test_interrupted(run: Run, monkeypatch: pytest.MonkeyPatch, error: BaseExcep
     assert done.status == status and done.err.strip().startswith(said)
 
 
+@pytest.fixture
+def hangup() -> Iterator[None]:
+    """What SIGHUP does is the tests' own, also where all of them run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hangup")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_terminated(run: Run, monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
     """SIGTERM, or a terminal that is closed, is 143, and the blocks that clean up are left on the way."""
@@ -294,6 +304,7 @@ def test_terminated(run: Run, monkeypatch: pytest.MonkeyPatch, number: signal.Si
     assert (done.status, cleaned) == (143, [True]) and "terminated: no tag was moved" in done.err
 
 
+@pytest.mark.usefixtures("hangup")
 def test_nohup(run: Run) -> None:
     """Under nohup a terminal that is closed ends nothing."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
