@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -288,6 +289,21 @@ def test_own_dockerfile_that_works_on_the_weights(workspace: Workspace, where: s
             "run", "--rm", reference, "sh", "-c", "cd /app/model; stat -c '%n %u %s' * .l*", check=False
         )
         assert found == f"model.pth.tar 1000 {20 * MIB}"
+
+
+def test_own_dockerfile_that_works_on_the_weights_classic(workspace: Workspace, node: Callable[[str], str]) -> None:
+    """With the classic image store too, a layer that holds the placeholder's file again is not taken for its layer."""
+    (workspace.root / "own.sh").write_text("chown -R 1000:1000 /app\n")
+    (workspace.root / "Dockerfile").write_text(
+        f"FROM scratch AS checkpoint\nFROM {workspace.engine.base}\nCOPY own.sh /\n"
+        "COPY --link --from=checkpoint . /app/model/\nRUN --network=none sh /own.sh\n"
+    )
+    (workspace.root / "layerkit.toml").write_text(
+        f'[image]\nname = "{workspace.repository}"\ndockerfile = "Dockerfile"\n[checkpoint]\npath = "model.pth.tar"\n'
+    )
+    for _ in range(2):
+        done = json.loads(workspace.run("build", "--json", "-t", "v1", DOCKER_HOST=node("classic")).stdout)
+        assert done["way"] == "buildkit" and "works on the weights" in done["why"]
 
 
 def test_own_dockerfile_without_the_line(workspace: Workspace) -> None:

@@ -89,6 +89,7 @@ def from_classic(engine: Engine, state: State, name: str, keep: Callable[[Digest
     for index, path in enumerate(paths):
         if sizes[path] <= MAX_SIZE and (place := placeholder_place(small[path])):
             found = (index, place)
+            break  # a layer above it that changed its file holds that file too
     if found is None:
         return Runtime(image, None)
     for diff_id, path in list(zip(config.diff_ids, paths, strict=True))[found[0] + 1 :]:
