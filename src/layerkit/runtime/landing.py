@@ -56,6 +56,7 @@ def check_copies(
     """
     dockerfile, known = Dockerfile(text, args or {}), frozenset(files)
     taken = _taken(copy.target, weights)
+    folders = frozenset(_folders(copy.target))
     after = False
     for instruction, variables, workdir in dockerfile.walk(dockerfile.chain(dockerfile.target(target_stage))):
         plain = {name for name, _ in instruction.flags} <= {"link", "chown", "chmod"} and not instruction.heredoc
@@ -63,7 +64,9 @@ def check_copies(
             expanded = [dockerfile.expand(word, variables) for word in instruction.words]
             if not any(unknown for _, unknown in expanded):
                 words = [word for word, _ in expanded]
-                for path, place in _landing(words, workdir, known, taken):
+                # A linked one is made on top of nothing; any other finds the folders that are there.
+                found = frozenset() if instruction.flag("link") in ("", "true") else folders
+                for path, place in _landing(words, workdir, known, taken, found):
                     raise ConfigurationError(
                         f"image.dockerfile: line {instruction.line}: {instruction.text[:80]!r} puts {path!r} to"
                         f" {place}, where {taken[place]} is",
@@ -75,14 +78,23 @@ def check_copies(
 def _taken(target: str, weights: Iterable[str]) -> dict[str, str]:
     """Absolute path -> what of the checkpoint has it."""
     folder = PurePosixPath(target)
-    taken = {str(place): "the folder of the checkpoint" for place in (folder, *folder.parents) if len(place.parts) > 1}
+    taken = dict.fromkeys(_folders(target), "the folder of the checkpoint")
     return taken | {str(folder / path): f"the checkpoint's {path!r}" for path in weights}
 
 
+def _folders(target: str) -> tuple[str, ...]:
+    folder = PurePosixPath(target)
+    return tuple(str(place) for place in (folder, *folder.parents) if len(place.parts) > 1)
+
+
 def _landing(
-    words: list[str], workdir: str | None, files: frozenset[str], taken: Iterable[str]
+    words: list[str], workdir: str | None, files: frozenset[str], taken: Iterable[str], folders: frozenset[str]
 ) -> Iterator[tuple[str, str]]:
-    """(file, its place in the image) of the files that such a COPY puts to a place of *taken*."""
+    """(file, its place in the image) of the files that such a COPY puts to a place of *taken*.
+
+    Args:
+        folders: that are there already: a file goes into them, also without a ``/`` (fsutil, ``prepareTargetDir``).
+    """
     *sources, to = words
     if not to.startswith("/"):
         if workdir is None:
@@ -95,7 +107,8 @@ def _landing(
             continue
         for place in taken:
             if path in files:
-                put = posixpath.join(folder, posixpath.basename(path)) if to.endswith("/") else folder
+                into = to.endswith("/") or folder in folders
+                put = posixpath.join(folder, posixpath.basename(path)) if into else folder
                 if put == place:
                     yield path, place
             elif place.startswith(folder.rstrip("/") + "/"):
