@@ -227,7 +227,8 @@ def fingerprint(
         text = generate(project, requirements, includes=find_includes(project, apart), base_user=user)
     checkpoint = checkpoint_inputs(project, state, sources)
     if checkpoint is not None and project.checkpoint is not None and project.checkpoint.placement == "layer":
-        code = [file.path for file in files if file.path not in dependency_files]
+        # A folder that is empty is one with what is there already.
+        code = [file.path for file in files if file.path not in dependency_files and not file.is_folder]
         if checkpoint.copy is None:
             check_code(code, project.code.target, checkpoint.ownership.target, checkpoint.paths)
         else:

@@ -297,6 +297,16 @@ def test_empty_folders_count(tmp_path: Path) -> None:
     assert len(set(keys)) == 3
 
 
+def test_empty_folder_where_the_weights_go(tmp_path: Path) -> None:
+    """A folder of which .dockerignore leaves nothing does not replace the weights."""
+    (tmp_path / "model.pth.tar").write_bytes(b"weights")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/old.bin").write_bytes(b"old")
+    (tmp_path / ".dockerignore").write_text("model/*\n")
+    made = own(tmp_path, "COPY --link --from=checkpoint . /app/model/\nCOPY . /app")
+    assert "model" in [file.path for file in inputs(made, State()).files if file.is_folder]
+
+
 def test_own_dockerfile(tmp_path: Path) -> None:
     """The COPY line of one's own Dockerfile says where the checkpoint goes, and whose it is."""
     write_project(tmp_path)
