@@ -115,14 +115,21 @@ def _command_works_on(name: str, words: list[str], folder: str | None, where: st
         works = recursive
     elif name == "cp":
         works = recursive or _has(words, "a", "--archive")
+        paths = _taken(words, paths)
     elif name == "tar":
-        works = "c" in words[1].lstrip("-") if len(words) > 1 else False
+        works = _has(words, "c", "--create") or (len(words) > 1 and words[1].isalpha() and "c" in words[1])
     elif name == "find":
         works = True
         paths = [path for path in paths if path != "/"]  # what looks through the whole image is after something else
     else:
         works = name in ("mv", "rsync")
+        paths = paths if any(word.startswith("--del") for word in words) else _taken(words, paths)
     return works and any(_above(path, where) for path in paths)
+
+
+def _taken(words: list[str], paths: list[str]) -> list[str]:
+    """Of the *paths* of a cp, mv or rsync those that it takes: what it puts into a folder leaves the rest alone."""
+    return paths if _has(words, "t", "--target-directory") else paths[:-1]
 
 
 def _has(words: Iterable[str], letters: str, long: str) -> bool:
