@@ -7,8 +7,9 @@ import json
 import subprocess
 from collections.abc import Callable, Sequence
 
-from .engine import Engine, login_hint
+from .engine import Engine
 from .errors import AuthenticationError, LayerkitError, LocalResourceError, printable
+from .failures import login_hint
 
 __all__ = ["Containers"]
 

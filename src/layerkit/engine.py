@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import subprocess
 import tempfile
 import threading
@@ -21,26 +20,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .daemon import Daemon, Load, refused, socket_of
-from .errors import AuthenticationError, BuildError, LocalResourceError, TransientError, printable
+from .errors import BuildError, LocalResourceError, printable
 from .events import Listener, Note, silent
+from .failures import build_failure, named_meanwhile
 from .processes import Loading, end, group
 from .runtime.progress import Progress
 
 if TYPE_CHECKING:
     import python_on_whales
 
-__all__ = ["ANOTHER_STORE", "Abilities", "BakeResult", "Engine", "Node", "login_hint"]
+__all__ = ["ANOTHER_STORE", "Abilities", "BakeResult", "Engine", "Node"]
 
 ANOTHER_STORE = "switch Docker to the containerd image store, or: docker buildx create --use"
 _NO_DAEMON = "start Docker, or set DOCKER_HOST or the docker context to one that runs"
-# Where docker and BuildKit name a registry: in a reference, or in the address that was asked.
-_REFERENCE = re.compile(r"\b(?:metadata for|push|denied for|resolve reference) \"?(?P<host>[^/\s\"]+)/")
-_ADDRESS = re.compile(r"https?://(?P<host>[^/\s\"?@]+)/")
 _QUICK = 60.0  # seconds for a call that only asks
-_CREDENTIALS = ("401 unauthorized", "authorization failed", "access denied", "authentication required", "403 forbidden",
-                "insufficient_scope", "no basic auth credentials")  # fmt: skip
-_NETWORK = ("connection refused", "connection reset", "i/o timeout", "no such host", "tls handshake timeout",
-            "unexpected eof", "503 service unavailable", "502 bad gateway", "429 too many")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,12 +351,12 @@ class Engine:
                     listener(event)
 
             status = self._stream(arguments, environment, read, cwd)
-            if status != 0 and _named_meanwhile(done[-1]):
+            if status != 0 and named_meanwhile(done[-1]):
                 listener(Note("another build gave an image the same name just now: exporting it once more"))
                 done.append(Progress())
                 status = self._stream(arguments, environment, read, cwd)
             if status != 0:
-                raise _build_failure(done[-1], status)
+                raise build_failure(done[-1], status)
             document = json.loads(metadata.read_text()) if metadata.exists() else {}
         found = {name: value for name, value in document.items() if isinstance(value, dict)}
         # What is exported once more was built the first time.
@@ -451,41 +444,3 @@ def _store(info: Mapping[str, Any]) -> str:
 def _lost(stderr: bytes) -> LocalResourceError:
     said = printable(stderr.decode(errors="replace").strip(), 300)
     return LocalResourceError(f"docker: {said}", hint=_NO_DAEMON)
-
-
-def login_hint(said: str) -> str:
-    """How to log in at the registry that docker's or BuildKit's words are about."""
-    found = _REFERENCE.search(said) or _ADDRESS.search(said)
-    if found is None:
-        return "docker login HOST"
-    host = found["host"]
-    elsewhere = ("." in host or ":" in host or host == "localhost") and not f".{host}".endswith(".docker.io")
-    return f"docker login {host}" if elsewhere else "docker login"
-
-
-def _named_meanwhile(progress: Progress) -> bool:
-    """containerd's image store looks for a name, then makes it: of two builds at the same moment one fails there."""
-    step, _, message = progress.failure()
-    return step == "exporting to image" and message.endswith("already exists")
-
-
-def _build_failure(progress: Progress, status: int) -> Exception:
-    step, log, message = progress.failure()
-    everything = " ".join([message, *progress.plain]).lower()
-    about = f" in step {step!r}" if step else ""
-    moved = not step or "exporting" in step or "load metadata" in step or "importing" in step
-    if "cannot connect to the docker daemon" in everything or "no builder" in everything:
-        return LocalResourceError(f"docker buildx: {message}", hint="start Docker, or choose another builder")
-    if step.startswith("exporting cache"):
-        return BuildError(
-            f"the build cache could not be exported: {message}", step=step, hint="without --strict-cache it is optional"
-        )
-    if moved and any(word in everything for word in _CREDENTIALS):
-        return AuthenticationError(
-            f"the builder was refused by the registry{about}: {message}", hint=login_hint(f"{step} {message}")
-        )
-    if moved and any(word in everything for word in _NETWORK):
-        return TransientError(f"the builder lost the network{about}: {message}")
-    if not step and not message:
-        return BuildError(f"docker buildx ended with status {status} and no word")
-    return BuildError(f"the build failed{about}: {message}", step=step, log=log)

@@ -33,7 +33,8 @@ MAY: dict[str, set[str]] = {
     "daemon": {"errors"},
     "memory": set(),
     "processes": {"errors", "daemon"},
-    "engine": {"errors", "events", "runtime", "daemon", "processes"},
+    "failures": {"errors", "runtime"},
+    "engine": {"errors", "events", "failures", "runtime", "daemon", "processes"},
     "lock": {"oci", "errors", "project", "checkpoint"},
     "byreference": {"oci", "errors", "state", "checkpoint", "lock"},
     "checkpoint_inputs": {"oci", "errors", "state", "project", "checkpoint", "runtime", "lock", "byreference"},
@@ -81,7 +82,7 @@ MAY: dict[str, set[str]] = {
     "running": set(),
     "pruning": {"oci", "errors", "events", "settings", "project", "registry", "assemble", "destinations"},
     "launch": {"checkpoint_inputs", "oci", "errors", "state", "project", "request", "destinations", "running"},
-    "containers": {"errors", "engine"},
+    "containers": {"errors", "failures", "engine"},
     "testing": {"oci", "errors", "registry"},
     "cli": {
         "checkpoint_inputs", "_version", "oci", "errors", "events", "settings", "state", "project",
@@ -114,7 +115,7 @@ ONLY = {
     "yaml": {"cli/run.py"},
 }
 PURE = ["oci/", "running/", "pruning/judge.py", "errors.py", "units.py", "events.py", "limits.py", "planner.py",
-        "assemble.py",
+        "assemble.py", "failures.py",
         "runtime/dockerfile.py", "runtime/steps.py", "runtime/words.py", "runtime/instructions.py", "runtime/stages.py",
         "runtime/checkpoint_copy.py", "runtime/touched.py", "runtime/script.py", "runtime/landing.py",
         "runtime/bake.py", "runtime/progress.py", "runtime/placeholder.py",

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from layerkit.engine import Engine, login_hint
+from layerkit.engine import Engine
 from layerkit.errors import BuildError, LayerkitError, LocalResourceError
 from layerkit.events import Event, Note
+from layerkit.failures import login_hint
 
 EXISTS = 'image "docker.io/acme/x:runtime-0a": already exists'
 
