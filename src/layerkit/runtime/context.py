@@ -6,7 +6,6 @@ The checkpoint is never among them.
 from __future__ import annotations
 
 import difflib
-import glob
 import os
 import posixpath
 import shutil
@@ -21,6 +20,7 @@ from ..project import Project, parse_toml
 from .declared import from_pyproject, from_uv_lock, is_declared, split_extras
 from .dockerfile import DEFAULT_EXCLUDES
 from .dockerignore import Matcher, Pattern
+from .left_out import ignore_file, in_project, own_ignore, private
 from .requirements import Requirements, parse
 from .words import has_wildcard
 
@@ -126,8 +126,8 @@ def find_files(project: Project, apart: Iterable[Path] = ()) -> tuple[ContextFil
             is neither file nor folder nor link, or a pattern is none.
     """
     if project.image.dockerfile:
-        without = _checkpoint(project) | _in_project(project, apart)
-        walk = _Walk(project.root, [_own_ignore(project)], without, own=True)
+        without = private(project) | in_project(project, apart)
+        walk = _Walk(project.root, [own_ignore(project)], without, own=True)
         files = {file.path: file for file in walk.below("")}
         return tuple(sorted(files.values(), key=lambda file: file.path))
     files = {}
@@ -177,55 +177,11 @@ def _requirements_files(project: Project) -> tuple[str, ...]:
 
 
 def _code_walk(project: Project, apart: Iterable[Path]) -> _Walk:
-    matchers = [Matcher(DEFAULT_EXCLUDES), Matcher(project.code.exclude), _ignore(project.root / ".dockerignore")]
-    without = _checkpoint(project) | _in_project(project, apart)
+    matchers = [Matcher(DEFAULT_EXCLUDES), Matcher(project.code.exclude), ignore_file(project.root / ".dockerignore")]
+    without = private(project) | in_project(project, apart)
     if project.dependencies.wheels and not posixpath.isabs(project.dependencies.wheels):
         without.add(posixpath.normpath(project.dependencies.wheels))
     return _Walk(project.root, matchers, without, own=False)
-
-
-def _ignore(path: Path) -> Matcher:
-    try:
-        text = path.read_text(encoding="utf-8", errors="surrogateescape") if path.is_file() else ""
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
-    try:
-        return Matcher.of(text)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{path}: {error}", hint=error.hint) from None
-
-
-def _own_ignore(project: Project) -> Matcher:
-    """The one beside the Dockerfile comes first (Docker, "Build context": "Filename and location")."""
-    beside = project.root / f"{project.image.dockerfile}.dockerignore"
-    return _ignore(beside if beside.is_file() else project.root / ".dockerignore")
-
-
-def _checkpoint(project: Project) -> set[str]:
-    """Paths, relative to the project folder, of the checkpoint's own files and folders; of what says which they are;
-    of the files of secrets, which a COPY of everything would publish."""
-    root = project.root.absolute()
-    lock = [project.lock.absolute()] if project.lock is not None else []
-    lock += _secret_files(project)
-    path = project.checkpoint.path if project.checkpoint is not None else ""
-    if not path or "://" in path:
-        return _in_project(project, lock)
-    path = str(Path(path).expanduser())
-    found = [root / path, root / f"{path}.dvc"]
-    if glob.has_magic(path) and not os.path.lexists(found[0]):
-        found = [root / match for match in glob.glob(path, root_dir=root, recursive=True)]  # as checkpoint.files does
-    return _in_project(project, [*found, *lock])
-
-
-def _in_project(project: Project, places: Iterable[Path]) -> set[str]:
-    """Paths, relative to the project folder, of those of *places* that are in it."""
-    root, result = project.root.absolute(), set()
-    for place in places:
-        for spelled in (Path(os.path.normpath(place.absolute())), place.resolve()):
-            for top in (root, root.resolve()):
-                if spelled.is_relative_to(top) and spelled != top:
-                    result.add(spelled.relative_to(top).as_posix())
-    return result
 
 
 def _matches(project: Project, walk: _Walk, entry: str) -> tuple[str, ...]:
@@ -255,11 +211,6 @@ def _matches(project: Project, walk: _Walk, entry: str) -> tuple[str, ...]:
             " leaves all of it out",
         )
     return matched
-
-
-def _secret_files(project: Project) -> list[Path]:
-    secrets = (*project.builder.secrets.values(), *project.dependencies.secrets.values())
-    return [project.root.absolute() / Path(secret.file).expanduser() for secret in secrets if secret.file]
 
 
 def _near(root: Path, path: str) -> str:
