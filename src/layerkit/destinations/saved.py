@@ -11,14 +11,13 @@ from ..assemble import Runtime
 from ..engine import Engine
 from ..errors import IntegrityError, LocalResourceError
 from ..oci import MEDIA, Config, Descriptor, Digest, Image, Manifest, parse_manifest
-from ..runtime.placeholder import MAX_SIZE, may_be_placeholder, placeholder_place
+from ..runtime.placeholder import MAX_LAYER, MAX_SIZE, may_be_placeholder, placeholder_place
 from ..state import State
 from .base import disturbance
 
 __all__ = ["from_classic", "from_containerd"]
 
 _KEEP_IN_MEMORY = 64 * 1024 * 1024  # bytes of a layer of the classic store that is read back from docker save
-_SMALL = 4 * 1024 * 1024  # bytes of a blob that may be a manifest, a configuration or the placeholder
 
 
 def from_containerd(engine: Engine, state: State, name: str, identity: Digest, build: str) -> Runtime:
@@ -108,7 +107,9 @@ def from_classic(engine: Engine, state: State, name: str, keep: Callable[[Digest
 def _blobs(engine: Engine, name: str) -> dict[Digest, bytes]:
     found: dict[Digest, bytes] = {}
     for path, size, read in _files(engine, name):
-        if path.startswith("blobs/sha256/") and size <= _SMALL:
+        if (
+            path.startswith("blobs/sha256/") and size <= MAX_LAYER
+        ):  # manifests, configurations, and layers that are looked into
             raw = read()
             found[Digest.of(raw)] = raw
     return found
