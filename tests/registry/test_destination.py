@@ -180,7 +180,7 @@ def test_large_sbom(seeded: Seeded, profile: str) -> None:
 def test_sbom_that_is_too_large(seeded: Seeded, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is too large to be rewritten: BuildKit builds the whole image, and it is said why."""
     registry, pushing = seeded()
-    monkeypatch.setattr("layerkit.destinations.registry._MOST_STATED", 2 * MIB)
+    monkeypatch.setattr("layerkit.destinations.registered._MOST_STATED", 2 * MIB)
     index, manifests, blobs = attested(pushing, 3 * MIB)
     for manifest in manifests:
         registry.push(NAME, "", manifest, blobs)

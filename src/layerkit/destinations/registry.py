@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING
 
 from ..assemble import PREFIX, Assembled, PackedCheckpoint, Runtime, checkpoint_image
@@ -14,13 +12,13 @@ from ..checkpoint import Blueprint, Packer
 from ..checkpoint.elsewhere import RemoteBlueprint
 from ..errors import ConflictError, IntegrityError, LayerkitError, RefusedError
 from ..events import Listener
-from ..oci import CREATED, MEDIA, Config, Descriptor, Digest, Image, Index, Layer, Manifest, Platform
+from ..oci import CREATED, MEDIA, Descriptor, Digest, Image, Index, Layer, Manifest
 from ..planner import Present
 from ..registry import Content, MissingBlobsError, Repository
-from ..runtime.placeholder import may_be_placeholder, placeholder_place
 from ..state import State
-from .base import Output, Published, Sent, checkpoint_tag, disturbance, runtime_tag
-from .sending import LAYER_JOBS, Again, Beside, Sending
+from .base import Output, Published, Sent, checkpoint_tag, runtime_tag
+from .registered import HURT, LAST, Registered, lost
+from .sending import LAYER_JOBS, Again, Sending
 
 if TYPE_CHECKING:
     from ..engine import BakeResult
@@ -28,11 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["LAYER_JOBS", "RegistryDestination"]
 
 
-CACHE_TAG = "buildcache"
-# What garbage collection leaves behind: a manifest whose configuration is not there any more, or has no bytes.
-_HURT = (IntegrityError, MissingBlobsError)
-# Bytes of one statement of an attestation, which is rewritten in memory. An SBOM of PyTorch and CUDA has some 10 MB.
-_MOST_STATED = 128 * 1024 * 1024
 _SMALL = 1024 * 1024  # bytes that are sent by one request
 
 
@@ -61,7 +54,7 @@ class RegistryDestination:
         self._insecure = insecure
         self._layer_jobs = max(layer_jobs, 1)
         self._origins = origins
-        self._checkpoints: dict[str, Manifest] = {}  # by key: found there, or put there
+        self._registered = Registered(repository, cache, state)
 
     def describe(self) -> str:
         return f"registry {self.name}"
@@ -69,150 +62,10 @@ class RegistryDestination:
     # ------------------------------------------------------------------------------------------------- what is there
 
     def look(self, runtime_keys: Mapping[str, str], checkpoint_key: str | None, tags: Sequence[str]) -> Present:
-        # Each of these is a handful of round trips that do not depend on each other.
-        runtimes = {p: Beside(partial(self._whole_runtime, key, p)) for p, key in runtime_keys.items()}
-        checkpoint = Beside(lambda: self.checkpoint(checkpoint_key) if checkpoint_key else None)
-        named = {tag: Beside(partial(self._named, tag)) for tag in tags}
-        cached = Beside(self._cached_blobs)
-        resolved = {tag: answer.result() for tag, answer in named.items()}
-        previous: dict[str, Image] = {}
-        hurt: set[Digest] = set()
-        for digest in dict.fromkeys(descriptor.digest for descriptor in resolved.values() if descriptor is not None):
-            images, whole = self._images(digest)
-            previous = previous or images
-            hurt |= set() if whole else {digest}
-        found = {p: runtime for p, answer in runtimes.items() if (runtime := answer.result()) is not None}
-        layers = checkpoint.result()
-        blobs = set(cached.result())
-        if not previous:
-            last = self.state.get("registry-last", self.name)
-            previous = self._images(Digest.parse(last))[0] if last else {}
-        for image in (*previous.values(), *(runtime.image for runtime in found.values())):
-            blobs |= {layer.digest for layer in image.manifest.layers}
-        blobs |= {layer.descriptor.digest for layer in layers or ()}
-        return Present(
-            found,
-            layers,
-            {tag: descriptor.digest if descriptor else None for tag, descriptor in resolved.items()},
-            previous,
-            frozenset(blobs),
-            frozenset(hurt),
-            min(filter(None, (self.repository.layer_limit, self.cache.layer_limit)), default=None),
-        )
-
-    def _named(self, tag: str) -> Descriptor | None:
-        """What *tag* names; None also where that cannot be read any more: it is put there again."""
-        with contextlib.suppress(*_HURT):
-            return self.repository.resolve(tag)
-        return None
-
-    def _cached_blobs(self) -> frozenset[Digest]:
-        """Layers that BuildKit's cache holds in this repository: what it imports from there it need not send."""
-        with contextlib.suppress(IntegrityError):
-            cached = self.cache.manifest(CACHE_TAG)
-            if isinstance(cached, Manifest):
-                return frozenset(layer.digest for layer in cached.layers)
-            if isinstance(cached, Index):  # the older form of the cache: an index whose "manifests" are the blobs
-                return frozenset(blob.digest for blob in cached.manifests)
-        return frozenset()
-
-    def _images(self, digest: Digest) -> tuple[dict[str, Image], bool]:
-        """platform -> image of what *digest* names, and whether all of it was there.
-
-        The layers count where they are no layers of ``cache``, which are proven under their keys.
-        """
-        images: dict[str, Image] = {}
-        whole = False
-        with contextlib.suppress(*_HURT):
-            found = self.repository.manifest(digest)
-            manifests: Sequence[Manifest | Index | None] = (found,)
-            if isinstance(found, Index):
-                manifests = [
-                    self.repository.manifest(d.digest)
-                    for d in found.manifests
-                    if d.platform and d.platform.os != "unknown"
-                ]
-            for manifest in manifests:
-                if isinstance(manifest, Manifest):
-                    image = Image(
-                        manifest, Config.parse(self.repository.blob(manifest.config), manifest.config.media_type)
-                    )
-                    images[str(image.platform)] = image
-            whole = None not in manifests and (
-                self.repository.name == self.cache.name
-                or not any(self._lost(self.repository, image.manifest.layers) for image in images.values())
-            )
-        return images, whole
-
-    def _whole_runtime(self, key: str, platform: str) -> Runtime | None:
-        """The runtime image under *key* if all of its layers are really there (FAULTS 23).
-
-        What is too large to be read is as good as not there: what comes of that, who builds it anew is told.
-        """
-        with contextlib.suppress(*_HURT, _TooLargeError):
-            runtime = self._runtime(key, platform)
-            if runtime is not None and not self._lost(self.cache, runtime.image.manifest.layers):
-                return runtime
-        return None
-
-    def _runtime(self, key: str, platform: str) -> Runtime | None:
-        found = self.cache.manifest(runtime_tag(key))
-        attestations: list[tuple[Manifest, Mapping[Digest, bytes]]] = []
-        manifest = found
-        if isinstance(found, Index):
-            child = found.find(Platform.parse(platform))
-            manifest = self.cache.manifest(child.digest) if child else None
-            for other in found.manifests:
-                if child and other.annotations.get("vnd.docker.reference.digest") == str(child.digest):
-                    attestation = self.cache.manifest(other.digest)
-                    if isinstance(attestation, Manifest):
-                        parts = (attestation.config, *attestation.layers)
-                        _check_sizes(parts, self.cache.name)
-                        attestations.append((attestation, {d.digest: self.cache.blob(d, _MOST_STATED) for d in parts}))
-        if not isinstance(manifest, Manifest):
-            return None
-        image = Image(manifest, Config.parse(self.cache.blob(manifest.config), manifest.config.media_type))
-        for index, descriptor in enumerate(manifest.layers):
-            if may_be_placeholder(descriptor) and (place := self._place(descriptor)):
-                disturbed = disturbance(image, index, place[0], self.cache.blob, self.state)
-                return Runtime(image, index, place, tuple(attestations), disturbed)
-        return Runtime(image, None, None, tuple(attestations))
-
-    def _place(self, descriptor: Descriptor) -> tuple[str, int, int] | None:
-        known = self.state.get("placeholder", str(descriptor.digest))
-        if known is None:
-            known = placeholder_place(self.cache.blob(descriptor)) or False
-            self.state.put("placeholder", str(descriptor.digest), known)
-        return (str(known[0]), int(known[1]), int(known[2])) if known else None
-
-    def _lost(self, repository: Repository, layers: Sequence[Descriptor]) -> tuple[Descriptor, ...]:
-        """Those of *layers* that are not really there (FAULTS 23)."""
-        left, lock = list(reversed(layers)), threading.Lock()
-        lost: set[Digest] = set()
-
-        def prove() -> None:
-            while True:
-                with lock:
-                    if not left:
-                        return
-                    layer = left.pop()
-                if not repository.present(layer):
-                    lost.add(layer.digest)
-
-        for worker in [Beside(prove) for _ in layers[:4]]:
-            worker.result()
-        return tuple(layer for layer in layers if layer.digest in lost)
+        return self._registered.look(runtime_keys, checkpoint_key, tags)
 
     def checkpoint(self, key: str) -> tuple[Layer, ...] | None:
-        with contextlib.suppress(*_HURT):
-            manifest = self.cache.manifest(checkpoint_tag(key))
-            if not isinstance(manifest, Manifest) or self._lost(self.cache, manifest.layers):
-                return None
-            image = Image(manifest, Config.parse(self.cache.blob(manifest.config)))
-            self._checkpoints[key] = manifest
-            rows = zip(manifest.layers, image.config.diff_ids, image.created_by, strict=True)
-            return tuple(Layer(descriptor, diff_id, made) for descriptor, diff_id, made in rows)
-        return None
+        return self._registered.checkpoint(key)
 
     # ------------------------------------------------------------------------------------------------- BuildKit's part
 
@@ -228,21 +81,21 @@ class RegistryDestination:
         return Output(tuple(names), (",".join(attributes),))
 
     def delivered(self, tags: Sequence[str]) -> Mapping[str, Image]:
-        named = self._named(tags[0])
-        images = self._images(named.digest)[0] if named is not None else {}
+        named = self._registered.named(tags[0])
+        images = self._registered.images(named.digest)[0] if named is not None else {}
         for image in images.values():
-            for layer in self._lost(self.repository, image.manifest.layers):
+            for layer in lost(self.repository, image.manifest.layers):
                 self._heal(self.repository, layer)
         return images
 
     def built(self, platform: str, key: str, result: BakeResult, target: str) -> Runtime:
-        runtime = self._runtime(key, platform)
+        runtime = self._registered.runtime(key, platform)
         if runtime is None:
             raise IntegrityError(
                 f"registry {self.cache.name}: BuildKit pushed {runtime_tag(key)}, and it is not there",
                 hint="does the builder reach the same registry under this name?",
             )
-        for layer in self._lost(self.cache, runtime.image.manifest.layers):
+        for layer in lost(self.cache, runtime.image.manifest.layers):
             self._heal(self.cache, layer)
         return runtime
 
@@ -286,7 +139,7 @@ class RegistryDestination:
             return sent
         try:
             self._put_manifest(self.cache, image.manifest, checkpoint_tag(packed.key), _contents([image], packer))
-            self._checkpoints[packed.key] = image.manifest
+            self._registered.checkpoints[packed.key] = image.manifest
         except RefusedError:
             # Where tags are immutable another build may have been first.
             if not self._has_checkpoint(image, packed.key):
@@ -300,7 +153,7 @@ class RegistryDestination:
         with contextlib.suppress(IntegrityError):  # what is damaged is put there anew
             there = self.cache.manifest(checkpoint_tag(key))
             if isinstance(there, Manifest) and (there.config, there.layers) == (ours.config, ours.layers):
-                self._checkpoints[key] = there
+                self._registered.checkpoints[key] = there
                 return True
         return False
 
@@ -334,7 +187,7 @@ class RegistryDestination:
                     hint="somebody else may push the same tag; build again",
                 )
         self._restore_checkpoint(assembled, contents)
-        self.state.put("registry-last", self.name, str(assembled.digest))
+        self.state.put(LAST, self.name, str(assembled.digest))
         return Published(assembled.digest, uploaded)
 
     def close(self) -> None:
@@ -346,7 +199,7 @@ class RegistryDestination:
         """Have *tags* name the image: none of them where another push has moved one. Bytes uploaded."""
         ours, moving = assembled.digest, []
         for tag in tags:
-            now, before = self._named(tag), present.tags.get(tag)
+            now, before = self._registered.named(tag), present.tags.get(tag)
             if now is not None and now.digest not in (before, ours):
                 raise ConflictError(
                     f"registry {self.name}: tag {tag!r} moved from {before.short if before else 'nothing'} to"
@@ -370,13 +223,13 @@ class RegistryDestination:
         Before our tag was there it looked unused; a later one sees the tag (pruning/sweep.py looks again in the end).
         """
         for image in assembled.images.values():
-            manifest = self._checkpoints.get(key := image.config.labels.get(PREFIX + "checkpoint", ""))
+            manifest = self._registered.checkpoints.get(key := image.config.labels.get(PREFIX + "checkpoint", ""))
             mounted = image.config.labels.get(PREFIX + "placement") == "artifact"
             if mounted and manifest is not None and not self._kept(key):
                 self._put_manifest(self.cache, manifest, checkpoint_tag(key), contents)
 
     def _kept(self, key: str) -> bool:
-        with contextlib.suppress(*_HURT):
+        with contextlib.suppress(*HURT):
             return self.cache.resolve(checkpoint_tag(key)) is not None
         return False
 
@@ -423,19 +276,6 @@ class RegistryDestination:
         else:
             repository.put_blob(raw, anew=True)
         return len(raw)
-
-
-class _TooLargeError(RefusedError):
-    """An attestation that cannot be made to follow its image."""
-
-
-def _check_sizes(parts: Iterable[Descriptor], name: str) -> None:
-    for part in parts:
-        if part.size > _MOST_STATED:
-            raise _TooLargeError(
-                f"registry {name}: the runtime image has an attestation of {part.size} bytes, over {_MOST_STATED}",
-                hint="leave it out of builder.attest",
-            )
 
 
 def _now() -> str:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from ..assemble import PREFIX
 from ..destinations.base import checkpoint_tag, runtime_tag
-from ..destinations.registry import CACHE_TAG
+from ..destinations.registered import CACHE_TAG
 from ..errors import ConfigurationError, IntegrityError, LayerkitError
 from ..events import Listener, Note, silent
 from ..oci import CREATED, MEDIA, Config, Digest, Index, Manifest
