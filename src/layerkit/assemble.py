@@ -118,8 +118,8 @@ def roles_of_whole(image: Image, inputs: Inputs) -> tuple[str, ...]:
     History does not say which stage a COPY was from (moby/buildkit, dispatchCopy), but its destination.
     """
     base = next(iter(inputs.bases.values()), None)
-    wanted, at = inputs.project.checkpoint, range(0)
-    if inputs.checkpoint is not None and wanted is not None and wanted.placement == "layer":
+    at = range(0)
+    if inputs.checkpoint is not None and inputs.inside:
         target = PurePosixPath(inputs.checkpoint.ownership.target)
         for index, text in enumerate(image.created_by):
             words = text.removesuffix("# buildkit").split()
@@ -213,7 +213,7 @@ def _environment(inputs: Inputs, content: Digest | None) -> dict[str, str]:
         return {}
     found = {"LAYERKIT_CHECKPOINT": inputs.checkpoint.location}
     # Of a mounted checkpoint the image cannot know which it will be.
-    if content is not None and inputs.project.checkpoint and inputs.project.checkpoint.placement == "layer":
+    if content is not None and inputs.inside:
         found["LAYERKIT_CHECKPOINT_DIGEST"] = str(content)
     return found
 
@@ -225,7 +225,7 @@ def _labels(inputs: Inputs, platform: str, content: Digest | None, key: str | No
         if inputs.project.checkpoint.placement == "artifact" and key is not None:
             # Which image is to be mounted: who cleans the registry up has to know.
             labels[PREFIX + "checkpoint"] = key
-        if inputs.project.checkpoint.placement == "layer" and content is not None and key is not None:
+        if inputs.inside and content is not None and key is not None:
             labels[PREFIX + "checkpoint"] = key
             labels[PREFIX + "checkpoint.digest"] = str(content)
             if inputs.checkpoint.made is not None:

@@ -91,6 +91,12 @@ class Inputs:
     requirements: tuple[Entry, ...] = ()
     wheels_size: int = 0
 
+    @property
+    def inside(self) -> bool:
+        """The checkpoint is a layer of the image."""
+        wanted = self.project.checkpoint
+        return self.checkpoint is not None and wanted is not None and wanted.placement == "layer"
+
     def runtime_key(self, platform: str) -> str:
         """The key of the runtime image for *platform*: 40 hex digits over everything that decides its content.
 

@@ -216,7 +216,7 @@ def plan(
     to_build = tuple(p for p in inputs.platforms if no_cache or way == "buildkit" or p not in present.runtimes)
     checkpoint, wanted = inputs.checkpoint, inputs.project.checkpoint
     has_layers = checkpoint is not None and wanted is not None and wanted.placement != "volume"
-    inside = wanted is not None and wanted.placement == "layer"
+    inside = inputs.inside
     # What is not in the image is not BuildKit's to copy.
     pack = has_layers and present.checkpoint is None and (way == "compose" or not inside)
     blueprints = checkpoint.blueprints if checkpoint is not None and pack else ()
@@ -253,8 +253,8 @@ def plan(
 
 def _impossible(inputs: Inputs, present: Present) -> str:
     """Why the runtime image and the checkpoint's layers cannot make up the image; "" where they can."""
-    checkpoint, wanted = inputs.checkpoint, inputs.project.checkpoint
-    if checkpoint is None or wanted is None or wanted.placement != "layer":
+    checkpoint = inputs.checkpoint
+    if checkpoint is None or not inputs.inside:
         return ""
     disturbed = (present.runtimes[p].disturbed for p in inputs.platforms if p in present.runtimes)
     return checkpoint.touched or next(filter(None, disturbed), "")

@@ -17,10 +17,11 @@ import pytest
 from layerkit.errors import BuildError
 from layerkit.events import Phase
 from layerkit.oci import Reference
-from layerkit.pipeline import Session
+from layerkit.pipeline import execute
 from layerkit.project import load
 from layerkit.registry import Client
 from layerkit.request import Request
+from layerkit.session import Session
 
 from .conftest import Workspace
 
@@ -69,7 +70,7 @@ def slow_build(workspace: Workspace, token: str, *, timeout: float, meanwhile: C
         session.to.engine.timeout = timeout
         plan = session.plan()
         with pytest.raises(BuildError) as raised:
-            session.build(plan)
+            execute(session, plan)
     with Client() as client:
         assert client.repository(Reference.parse(workspace.repository)).resolve("slow") is None
     return raised.value

@@ -1,6 +1,6 @@
 """What the state machine of ``test_histories`` moves: one registry, one project, the clean digests; and figures.
 
-A build runs through ``pipeline.Session``, as ``layerkit build --push`` does after its arguments are read; only waiting
+A build runs through ``Session``, as ``layerkit build --push`` does after its arguments are read; only waiting
 is left out. One that is to be killed runs in a process of its own, made by a fork of one that has imported all.
 """
 
@@ -21,12 +21,13 @@ from typing import Any
 
 from layerkit.errors import LayerkitError
 from layerkit.oci import Digest, Image, Manifest
-from layerkit.pipeline import Session
+from layerkit.pipeline import execute
 from layerkit.project import load
 from layerkit.registry import Client, Credentials, Login
 from layerkit.request import Request
 from layerkit.results import Result
 from layerkit.runtime.bake import PLACEHOLDER, PLACEHOLDER_NAME
+from layerkit.session import Session
 from layerkit.settings import Settings
 from layerkit.testing import FakeRegistry
 from registry.pushing import NAME, Pushing, image, tar_of
@@ -46,7 +47,7 @@ def build(project: str, environment: dict[str, str], host: str) -> Result:
         logins = Credentials.of({host: Login(USER, PASSWORD)})
         client = Client(credentials=logins, sleep=lambda seconds: None, limits=QUICK)
         session.to.client = session.to.base_client = client
-        return session.build(session.plan())
+        return execute(session, session.plan())
 
 
 def fork_builds() -> None:

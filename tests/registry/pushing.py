@@ -23,12 +23,13 @@ from typing import Any
 from layerkit.engine import Abilities, BakeResult
 from layerkit.events import Listener, silent
 from layerkit.oci import MEDIA, Config, Descriptor, Digest, Image, Manifest, Reference, dump
-from layerkit.pipeline import Session, build
+from layerkit.pipeline import build, execute
 from layerkit.project import load
 from layerkit.registry import Client, Repository
 from layerkit.request import Request
 from layerkit.results import Result
 from layerkit.runtime.bake import PLACEHOLDER, PLACEHOLDER_NAME
+from layerkit.session import Session
 from layerkit.settings import Settings
 from layerkit.testing import FakeRegistry
 from registry.support import MIB, pattern
@@ -230,7 +231,7 @@ class Played(Session):
         self.whole: tuple[Image, list[bytes]] | None = None
         vars(self.to)["engine"] = SimpleNamespace(abilities=Abilities("docker-container", ""))
 
-    def _bake(self, targets: Sequence[Any]) -> BakeResult:
+    def bake(self, targets: Sequence[Any]) -> BakeResult:
         metadata = {}
         for target in targets:
             self.baked.append(target.name)
@@ -248,7 +249,7 @@ class Played(Session):
     def run(self) -> Result:
         """Plan and build, once."""
         with self:
-            return self.build(self.plan())
+            return execute(self, self.plan())
 
 
 class Killer:

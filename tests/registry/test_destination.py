@@ -187,8 +187,8 @@ def test_sbom_that_is_too_large(seeded: Seeded, monkeypatch: pytest.MonkeyPatch)
     registry.push(NAME, f"runtime-{pushing.runtime_key()}", index)
 
     class Attesting(Played):
-        def _bake(self, targets: Sequence[Any]) -> BakeResult:
-            result = super()._bake(targets)
+        def bake(self, targets: Sequence[Any]) -> BakeResult:
+            result = super().bake(targets)
             if targets[0].name != "image":
                 registry.push(NAME, f"runtime-{pushing.runtime_key()}", index)
             return result

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from layerkit.engine import Abilities, Engine
-from layerkit.pipeline import Session, bake_definition
+from layerkit.pipeline import bake_definition
 from layerkit.project import load
 from layerkit.request import Request
+from layerkit.session import Session
 from layerkit.settings import Settings
 from layerkit.testing import FakeRegistry
 from registry.pushing import NAME, Pushing

@@ -70,11 +70,21 @@ MAY: dict[str, set[str]] = {
     "packing": {
         "assemble", "checkpoint_inputs", "oci", "errors", "events", "memory", "state", "checkpoint", "destinations",
     },
-    "pipeline": {
-        "checkpoint_inputs", "oci", "errors", "events", "settings", "project", "checkpoint", "runtime",
-        "engine", "fingerprint", "assemble", "planner", "destinations", "request", "results", "staging",
-        "bases", "ready", "recognise", "forecast", "timeline", "borrow", "lock", "locking", "connections", "targets",
+    "session": {
+        "checkpoint_inputs", "events", "settings", "project", "checkpoint", "runtime", "engine", "fingerprint",
+        "planner", "request", "bases", "recognise", "forecast", "timeline", "borrow", "lock", "locking", "connections",
         "packing",
+    },
+    "halves": {"errors", "engine", "assemble", "planner", "staging", "targets", "packing", "session"},
+    "outcome": {"oci", "engine", "planner", "destinations", "results", "packing", "session"},
+    "whole": {
+        "oci", "errors", "engine", "assemble", "planner", "destinations", "results", "staging", "targets", "halves",
+        "outcome", "session",
+    },
+    "pipeline": {
+        "checkpoint_inputs", "oci", "errors", "events", "settings", "project", "assemble", "planner", "destinations",
+        "request", "results", "ready", "forecast", "timeline", "locking", "targets", "session", "halves", "whole",
+        "outcome",
     },
     "doctor": {"_version", "oci", "errors", "settings", "state", "registry", "engine"},
     "anatomy": {"_version", "oci", "errors", "settings", "state", "registry", "engine", "checkpoint", "lint", "units"},
