@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -124,9 +125,8 @@ def back(bench: Bench) -> None:
         for name in ("weights swapped back", "weights swapped back, fresh machine"):
             _copy(kept[turn % 2], project.weights)  # a new file, of which only the content is known
             turn += 1
-            if "fresh" in name:
-                project.forget()
-            bench.measure("back", name, number, partial(_pushed, project, "swap"))
+            with project.elsewhere() if "fresh" in name else contextlib.nullcontext():
+                bench.measure("back", name, number, partial(_pushed, project, "swap"))
     for number in range(bench.cheap_rounds):
         bench.measure("nothing", "nothing changed", number, partial(_pushed, project, "swap"))
     for path in kept:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ import sqlite3
 import tarfile
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -121,6 +122,16 @@ class Project:
     def forget(self) -> None:
         """As on a machine that has never seen the project."""
         shutil.rmtree(self.state, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def elsewhere(self) -> Iterator[None]:
+        """In the block, as on another machine, which has never seen the project."""
+        here, self.state = self.state, self.state.with_name(self.state.name + "-elsewhere")
+        try:
+            yield
+        finally:
+            self.forget()
+            self.state = here
 
     def forget_all_but_digests(self) -> None:
         """Of what layerkit remembers, only the digests of files stay (the stat cache)."""
@@ -235,6 +246,45 @@ class BuildxLoad(Buildx):
         return run(command, cwd=self.project.folder, environment={"BUILDX_NO_DEFAULT_ATTESTATIONS": "1"})
 
 
+class DockerLoad(Contestant):
+    """The limit of ``--load``: ``docker load`` of an archive with one layer and nothing else, made before."""
+
+    name = "docker load (the limit)"
+
+    @property
+    def _archive(self) -> Path:
+        return self.project.folder.with_name("archive.tar")
+
+    def prepare(self) -> None:
+        layer = self.project.folder.with_name("layer.tar")
+        with tarfile.open(layer, "w") as tar:
+            tar.add(self.project.weights, f"app/model/{WEIGHTS}")
+        with layer.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        config = {
+            "architecture": "amd64",
+            "os": "linux",
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
+        }
+        image = {"Config": "config.json", "RepoTags": [f"{self._name('limit')}:swap"], "Layers": ["layer.tar"]}
+        with tarfile.open(self._archive, "w") as tar:
+            tar.add(layer, "layer.tar")
+            for name, value in (("config.json", config), ("manifest.json", [image])):
+                raw = json.dumps(value).encode()
+                member = tarfile.TarInfo(name)
+                member.size = len(raw)
+                tar.addfile(member, io.BytesIO(raw))
+        layer.unlink()
+        with self._archive.open("rb") as stream:
+            os.fsync(stream.fileno())
+
+    def swap(self) -> tuple[Done, dict[str, Any]]:
+        return run(["docker", "load", "--quiet", "--input", self._archive]), {}
+
+    def clean(self) -> None:
+        self._archive.unlink(missing_ok=True)
+
+
 class Crane(Contestant):
     """``crane append`` of a tar that is ready: making it is not counted, which flatters crane."""
 
@@ -306,4 +356,4 @@ class Curl(Contestant):
 
 
 SWAP: tuple[type[Contestant], ...] = (Layerkit, Buildx, BuildxUncompressed, Crane, Oras, Curl)
-LOAD: tuple[type[Contestant], ...] = (LayerkitLoad, BuildxLoad)
+LOAD: tuple[type[Contestant], ...] = (LayerkitLoad, BuildxLoad, DockerLoad)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness import MIB, Measured
-from projects import Buildx, BuildxLoad, BuildxUncompressed, Crane, Curl, Layerkit, LayerkitLoad
+from projects import Buildx, BuildxLoad, BuildxUncompressed, Crane, Curl, DockerLoad, Layerkit, LayerkitLoad
 
 Runs = dict[str, list[Measured]]
 
@@ -58,6 +58,8 @@ def goals(runs: Runs) -> list[Goal]:
     faster("swap against crane append", Layerkit.name, Crane.name, 1, swap)
     if limit := paired(swap, Layerkit.name, Curl.name):
         found.append(Goal("swap over curl", "at most 1.15", _ratios(limit), statistics.median(limit) <= 1.15))
+    if limit := paired(swap, Buildx.name, Curl.name):
+        found.append(Goal("docker buildx build --push over curl", "", _ratios(limit), None))
     for name in dict.fromkeys(run.contestant for run in runs.get("back", [])):
         sent = [run.facts["bytes"] for run in runs["back"] if run.contestant == name]
         most = max(item["uploaded"] for item in sent)
@@ -87,6 +89,8 @@ def goals(runs: Runs) -> list[Goal]:
             got = f"{peak / MIB:.0f} MiB (anonymous: {anon / MIB:.0f})"
             found.append(Goal(f"peak memory of a swap of {what}", "under 150 MiB", got, peak < 150 * MIB))
     faster(f"--load swap against {BuildxLoad.name}", LayerkitLoad.name, BuildxLoad.name, 2.5, load)
+    if limit := paired(load, LayerkitLoad.name, DockerLoad.name):
+        found.append(Goal("--load swap over docker load of a ready archive", "", _ratios(limit), None))
     names = [f"docker pull, checkpoint {place} the code" for place in ("above", "under")]
     if ratios := paired(runs.get("pull", []), names[0], names[1]):
         found.append(Goal("pull of new code: checkpoint above over under", "", _ratios(ratios), None))
