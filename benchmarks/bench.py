@@ -19,25 +19,15 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from harness import MIB, ROOT, BenchError, Engine, machine, say, versions
-from phases import PHASES, Bench
+from harness import MIB, ROOT, BenchError, Engine, machine, say, size_of, versions
+from measuring import Bench
+from phases import PHASES
 from report import goals, goals_table, seconds_table
 
 RESULTS = Path(__file__).resolve().parent / "results"
 # What a round of phase "swap" has on the disk at its end, in sizes of the checkpoint: measured, with some room.
 DISK_FACTOR = 18
 EXIT_FAILED, EXIT_USAGE, EXIT_LOCAL, EXIT_INTERRUPTED = 1, 2, 11, 130
-
-
-def size_of(text: str) -> int:
-    """Bytes: ``2GiB``, ``256MiB``; a bare number is bytes."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMG])i?B?)?", text.strip(), re.IGNORECASE)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size, as in 2GiB")
-    size = int(float(match[1]) * 1024 ** " KMG".index((match[2] or " ").upper()))
-    if size < MIB:
-        raise argparse.ArgumentTypeError(f"{text!r} is under 1 MiB")
-    return size
 
 
 def arguments() -> argparse.Namespace:

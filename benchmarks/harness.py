@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import itertools
 import os
 import platform
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -50,6 +52,17 @@ class Measured:
     peak_anon: int = 0
     busy_before: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
+
+
+def size_of(text: str) -> int:
+    """Bytes: ``2GiB``, ``256MiB``; a bare number is bytes."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMG])i?B?)?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size, as in 2GiB")
+    size = int(float(match[1]) * 1024 ** " KMG".index((match[2] or " ").upper()))
+    if size < MIB:
+        raise argparse.ArgumentTypeError(f"{text!r} is under 1 MiB")
+    return size
 
 
 def say(text: str) -> None:

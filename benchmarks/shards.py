@@ -20,13 +20,12 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from harness import MIB, ROOT, BenchError, Done, Engine, machine, run, say, write_weights
+from harness import MIB, ROOT, BenchError, Done, Engine, machine, run, say, size_of, write_weights
+from measuring import Bench
 from projects import Project, said
-
-if TYPE_CHECKING:
-    from phases import Bench
+from report import goals, goals_table, seconds_table
 
 COUNT = 8  # layers of a pull
 HEAD = 32  # the head is this part of the model
@@ -136,10 +135,6 @@ PHASES: dict[str, Callable[[Bench], None]] = {"head": head, "shards": pull}
 
 
 def main() -> int:
-    from bench import size_of
-    from phases import Bench
-    from report import goals, goals_table, seconds_table
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=size_of, default="1GiB", help="of the weights (default: 1GiB)")
     parser.add_argument("--rounds", type=int, default=3)
