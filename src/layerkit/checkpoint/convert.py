@@ -17,10 +17,11 @@ from pathlib import Path
 
 from ..errors import CheckpointError, ConfigurationError, LocalResourceError, printable
 from .opening import open_weights
+from .reader import CHUNK
 from .recipe import DTYPES, Options
 from .safetensors import layout, size_of
 from .virtual import Lost, Piece, VirtualFile
-from .weights import CHUNK, Tensor, TensorInfo, Weights
+from .weights import Tensor, TensorInfo, Weights
 
 __all__ = ["Conversion", "Lost", "VirtualFile", "convert", "convert_weights", "converted_name", "write"]
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 from ..errors import CheckpointError
 from ..oci import Digest
-from .weights import CHUNK, Extent, Reader, Tensor, TensorInfo, Weights
+from .reader import CHUNK, Reader
+from .weights import Extent, Tensor, TensorInfo, Weights
 
 __all__ = ["DOMAIN", "WeightsDigest", "combine", "hash_weights"]
 

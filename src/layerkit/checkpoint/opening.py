@@ -12,8 +12,9 @@ from ..errors import CheckpointError, printable
 from .archive import LEGACY_MAGIC, ZIP_MAGIC, Archive, Legacy, read_archive, read_legacy
 from .files import File, find
 from .objects import Leaf
+from .reader import Reader
 from .safetensors import INDEX_NAME, MAX_HEADER, header_size, parse_header, parse_index
-from .weights import Extent, Extra, Reader, Tensor, TensorInfo, View, Weights
+from .weights import Extent, Extra, Tensor, TensorInfo, View, Weights
 
 __all__ = ["Contents", "identify", "look", "open_weights"]
 

@@ -10,7 +10,8 @@ import hashlib
 from collections.abc import Iterable, Iterator
 
 from .files import File
-from .weights import Reader, Tensor, Weights, swapped
+from .reader import Reader, swapped
+from .weights import Tensor, Weights
 
 __all__ = ["sample_file", "sample_tensors", "sample_weights"]
 

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+from .reader import CHUNK, Reader
 from .safetensors import size_of
 from .sample import sample_tensors
-from .weights import CHUNK, Reader, Tensor
+from .weights import Tensor
 
 __all__ = ["Lost", "Piece", "VirtualFile"]
 

@@ -21,7 +21,7 @@ from layerkit.checkpoint import tensors as tensors_module
 from layerkit.checkpoint.hashing import hash_weights
 from layerkit.checkpoint.loading import load_weights
 from layerkit.checkpoint.opening import look, open_weights
-from layerkit.checkpoint.weights import CHUNK, Reader
+from layerkit.checkpoint.reader import CHUNK, Reader
 from layerkit.errors import CheckpointError, LocalResourceError
 
 torch: Any = pytest.importorskip("torch")

@@ -14,9 +14,10 @@ from layerkit.checkpoint.files import find
 from layerkit.checkpoint.hashing import combine, hash_weights
 from layerkit.checkpoint.objects import Leaf, Loaded, Stored
 from layerkit.checkpoint.opening import identify, look, open_weights
+from layerkit.checkpoint.reader import Reader
 from layerkit.checkpoint.safetensors import layout
 from layerkit.checkpoint.select import select
-from layerkit.checkpoint.weights import Reader, TensorInfo
+from layerkit.checkpoint.weights import TensorInfo
 from layerkit.errors import CheckpointError
 from layerkit.oci import Digest
 
