@@ -22,7 +22,7 @@ from layerkit.oci import MEDIA, Config, Descriptor, Digest, Image, Index, Manife
 from layerkit.pruning import Found, Outcome, Policy, Survey, judge, sweep
 from layerkit.registry import Client
 from layerkit.testing import FakeRegistry
-from layerkit.testing.http import Request
+from layerkit.testing import Request
 from layerkit.units import size
 from registry.support import Connect, pattern
 

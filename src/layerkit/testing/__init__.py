@@ -10,7 +10,7 @@ It does what the OCI distribution specification 1.1 says of pull, push, content 
 Blobs are kept in a temporary folder, not in memory. It needs nothing but the standard library.
 """
 
-from .http import Fault, Request
 from .registry import PROFILES, FakeRegistry, Profile
+from .script import Fault, Request
 
 __all__ = ["PROFILES", "FakeRegistry", "Fault", "Profile", "Request"]

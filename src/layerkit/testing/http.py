@@ -5,57 +5,24 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import re
 import socket
 import ssl
 import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-if TYPE_CHECKING:
-    from .registry import FakeRegistry
+from .script import Fault, Request, Script
 
-__all__ = ["CHUNK", "Action", "Fault", "Gone", "Handler", "Reply", "Request", "Server", "error"]
+__all__ = ["CHUNK", "Gone", "Handler", "Reply", "Server", "error"]
 
-Action: TypeAlias = Literal["status", "reset", "stall", "cut", "lost"]
 CHUNK = 1024 * 1024  # bytes
 _TLS_HANDSHAKE = b"\x16"  # type of a TLS connection's first record (RFC 8446, 5.1)
-
-
-@dataclass(slots=True)
-class Request:
-    """One request that arrived. ``received`` counts the bytes of its body that were read; ``status`` is 0 for none."""
-
-    method: str
-    path: str
-    query: dict[str, str]
-    headers: dict[str, str] = field(repr=False)
-    received: int = 0
-    status: int = 0
-
-
-@dataclass(slots=True)
-class Fault:
-    """One line of the script: see ``FakeRegistry.fail``. ``hits`` counts how often it happened."""
-
-    method: str
-    path: re.Pattern[str]
-    action: Action | None
-    after_bytes: int
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-    times: int
-    skip: int
-    call: Callable[[Request], None] | None
-    hits: int = 0
 
 
 class Reply(Exception):
@@ -92,7 +59,7 @@ class Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, address: tuple[str, int], registry: FakeRegistry, handler: type[Handler]) -> None:
+    def __init__(self, address: tuple[str, int], registry: Script, handler: type[Handler]) -> None:
         self.registry = registry
         self._open: set[socket.socket] = set()
         self._guard = threading.Lock()
@@ -123,6 +90,16 @@ class Server(ThreadingHTTPServer):
         if error is not None and not isinstance(error, OSError):
             self.registry.errors.append(error)
 
+    @property
+    def host(self) -> str:
+        """``ADDRESS:PORT``."""
+        address, port = self.server_address[:2]
+        return f"{address!s}:{port}"
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self.registry._tls else 'http'}://{self.host}"
+
     def cut(self) -> None:
         with self._guard:
             connections, self._open = list(self._open), set()
@@ -145,6 +122,7 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     timeout = 30
     server: Server
+    registry: Script
     rfile: io.BufferedReader
 
     def setup(self) -> None:
@@ -178,7 +156,6 @@ class Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         self.registry = self.server.registry
-        self.profile = self.registry.profile
         parts = urlsplit(self.path)
         self.query = {name: values[-1] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
         # Lines of one name are one list (RFC 9110, section 5.3): Docker sends a line for each type that it accepts.

@@ -7,19 +7,17 @@ import hashlib
 import json
 import re
 import secrets
-import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from ..errors import LayerkitError
 from ..oci import MAX_MANIFEST_SIZE, MEDIA, Digest
 from .http import Handler, Reply, error
+from .store import Repository, Session, Store
 
-__all__ = ["Protocol", "Repository", "Session"]
+__all__ = ["Protocol"]
 
 _NAME = r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*"
 _ROUTES = [
@@ -35,28 +33,13 @@ _ROUTES = [
 ]
 
 
-@dataclass(slots=True)
-class Session:
-    repository: str
-    file: Path
-    hash: Any = field(default_factory=hashlib.sha256)
-    size: int = 0
-    first: int = 0
-    lost: bool = False
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-
-@dataclass(slots=True)
-class Repository:
-    blobs: set[str] = field(default_factory=set)
-    manifests: dict[str, tuple[bytes, str]] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
-
-
 class Protocol(Handler):
     """One connection's requests, answered."""
 
+    registry: Store
+
     def answer(self, path: str) -> None:
+        self.profile = self.registry.profile
         self._check_rights(path)
         self._route(path)
 
@@ -90,7 +73,7 @@ class Protocol(Handler):
         if kind.lower() == "bearer" and time.monotonic() < expires and needed <= granted:
             return
         scopes = " ".join(f"repository:{name}:{what}" for name, what in sorted(needed))
-        challenge = f'Bearer realm="{registry.url}/token",service="fake"'
+        challenge = f'Bearer realm="{self.server.url}/token",service="fake"'
         challenge += f',scope="{scopes}"' if scopes else ""
         challenge += ',error="insufficient_scope"' if granted else ""
         raise error(401, "UNAUTHORIZED", "authentication required", WWW_Authenticate=challenge)
