@@ -214,6 +214,19 @@ def test_no_circle() -> None:
         left = {name: needs for name, needs in left.items() if name not in free}
 
 
+def test_no_circle_of_modules() -> None:
+    """No module imports one that imports it, by whatever detour; imports for type checking count."""
+    names = {file.removesuffix(".py").removesuffix("/__init__").replace("/", "."): file for file in FILES}
+    left = {
+        name: {found for module, ours in imported(file) if ours and (found := module.removeprefix("layerkit.")) in names}
+        for name, file in names.items()
+    }
+    while left:
+        free = {name for name, needs in left.items() if not needs & left.keys()}
+        assert free, f"a circle among {sorted(left)}"
+        left = {name: needs for name, needs in left.items() if name not in free}
+
+
 @pytest.mark.parametrize("library", ONLY)
 def test_one_importer(library: str) -> None:
     """Each third party has one place that knows it."""
