@@ -136,7 +136,8 @@ class _Done:
 
 def _done(session: Session, plan: Plan) -> _Done:
     if plan.platforms_to_build:
-        check_secrets(session.project, session.settings.environment)
+        for said in check_secrets(session.project, plan.inputs.dockerfile, session.settings.environment):
+            session.listener(Note(said, "warning"))
         check_builder(session.to)
     if plan.way == "buildkit":
         return _Done(build_whole(session, plan))

@@ -24,6 +24,7 @@ from .packing import Count
 from .planner import Plan, Present
 from .planner import plan as decide
 from .project import Project
+from .ready import there
 from .recognise import recognise
 from .request import Request, named
 from .runtime import bake
@@ -175,4 +176,5 @@ class Session:
             LayerkitError: a step fails, or there is no builder.
         """
         root = self.project.root.absolute()
-        return self.to.engine.bake(bake.definition(targets, root), listener=self.listener, cwd=root)
+        given = [replace(target, secrets=there(target.secrets, root)) for target in targets]
+        return self.to.engine.bake(bake.definition(given, root), listener=self.listener, cwd=root)

@@ -164,6 +164,28 @@ def test_missing_secret(workspace: Workspace) -> None:
     workspace.run("build", "--push", "-t", "v2")
 
 
+def test_optional_secrets(workspace: Workspace) -> None:
+    """Secrets that no mount of one's own Dockerfile requires may be missing; where one says required it is 2."""
+    (workspace.root / "layerkit.toml").write_text(
+        f'[image]\nname = "{workspace.repository}"\ndockerfile = "Dockerfile"\n[checkpoint]\npath = "model.pth.tar"\n'
+        '[builder.secrets]\nE = { env = "NOT_SET" }\nF = { file = "missing.txt" }\n'
+    )
+    text = (
+        f"FROM {workspace.engine.base}\nRUN --mount=type=secret,id=E --mount=type=secret,id=F{{}} "
+        "test -f /run/secrets/E && test ! -s /run/secrets/E && test ! -e /run/secrets/F\n"
+        "COPY --link --from=checkpoint . /app/model/\n"
+    )
+    (workspace.root / "Dockerfile").write_text(text.format(",required=true"))
+    done = workspace.run("build", "--push", "-t", "v1", check=False)
+    assert done.returncode == 2
+    assert "builder.secrets.F: no file" in done.stderr and "builder.secrets.E" not in done.stderr
+    (workspace.root / "Dockerfile").write_text(text.format(""))
+    done = workspace.run("build", "--push", "-t", "v1")
+    assert "builder.secrets.E: the variable NOT_SET is not set" in done.stderr
+    assert "builder.secrets.F: no file" in done.stderr
+    workspace.image("v1")
+
+
 def test_what_the_classic_store_cannot(workspace: Workspace, node: Callable[[str], str]) -> None:
     """A layout, or attestations, of a builder that cannot make them: 11 and the remedy, before the weights are read."""
     host = node("classic")

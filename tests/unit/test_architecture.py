@@ -65,7 +65,7 @@ MAY: dict[str, set[str]] = {
         "checkpoint_inputs", "oci", "errors", "settings", "state", "project", "runtime", "registry", "engine",
         "destinations", "request",
     },
-    "ready": {"errors", "project", "connections", "engine"},
+    "ready": {"errors", "project", "runtime", "connections", "engine"},
     "targets": {"errors", "events", "runtime", "fingerprint", "destinations", "staging", "connections"},
     "packing": {
         "assemble", "checkpoint_inputs", "oci", "errors", "events", "memory", "state", "checkpoint", "destinations",
@@ -73,7 +73,7 @@ MAY: dict[str, set[str]] = {
     "session": {
         "checkpoint_inputs", "events", "settings", "project", "checkpoint", "runtime", "engine", "fingerprint",
         "planner", "request", "bases", "recognise", "forecast", "timeline", "borrow", "lock", "locking", "connections",
-        "packing",
+        "packing", "ready",
     },
     "halves": {"errors", "engine", "assemble", "planner", "staging", "targets", "packing", "session"},
     "outcome": {"oci", "engine", "planner", "destinations", "results", "packing", "session"},
@@ -128,7 +128,7 @@ PURE = ["oci/", "running/", "pruning/judge.py", "errors.py", "units.py", "events
         "assemble.py", "failures.py",
         "runtime/dockerfile.py", "runtime/steps.py", "runtime/words.py", "runtime/instructions.py", "runtime/stages.py",
         "runtime/checkpoint_copy.py", "runtime/touched.py", "runtime/script.py", "runtime/landing.py",
-        "runtime/bake.py", "runtime/progress.py", "runtime/placeholder.py",
+        "runtime/mounts.py", "runtime/bake.py", "runtime/progress.py", "runtime/placeholder.py",
         "runtime/declared.py", "start/adopt.py", "start/conclude.py", "start/facts.py", "start/needs.py",
         "start/program.py", "start/weights.py", "start/write.py", "registry/urls.py", "anatomy/layers.py",
         "anatomy/costs.py", "anatomy/roles.py", "anatomy/treemap.py", "anatomy/inspection.py", "anatomy/difference.py",

@@ -9,14 +9,22 @@ import pytest
 from layerkit.engine import ANOTHER_STORE, Abilities
 from layerkit.errors import ConfigurationError, LocalResourceError
 from layerkit.project import Builder, Dependencies, Image, Project, Secret
-from layerkit.ready import check_builder, check_secrets
+from layerkit.ready import check_builder, check_secrets, there
+from layerkit.runtime import generate, read_requirements
+
+
+def needing(*names: str) -> str:
+    mounts = " ".join(f"--mount=type=secret,id={name},required=true" for name in names)
+    return f"FROM scratch\nRUN {mounts} true\n"
 
 
 def test_secrets_that_are_there(tmp_path: Path) -> None:
     """A file, also one by ~ or an absolute path, and a variable that is set, also to nothing, will do."""
     (tmp_path / "token").write_text("x")
     secrets = {"a": Secret(file="token"), "b": Secret(file=str(tmp_path / "token")), "c": Secret(env="C")}
-    check_secrets(Project(Image("r/x"), builder=Builder(secrets=secrets), root=tmp_path), {"C": ""})
+    project = Project(Image("r/x"), builder=Builder(secrets=secrets), root=tmp_path)
+    assert check_secrets(project, needing("a", "b", "c"), {"C": ""}) == ()
+    assert there(secrets, tmp_path) == secrets
 
 
 @pytest.mark.parametrize(
@@ -28,11 +36,41 @@ def test_secrets_that_are_there(tmp_path: Path) -> None:
     ],
 )
 def test_missing_secret(tmp_path: Path, secret: Secret, said: str) -> None:
-    """A secret that is not there is an error of the configuration, by its name."""
+    """A secret that a step requires and that is not there is an error of the configuration, by its name."""
     project = Project(Image("r/x"), dependencies=Dependencies(secrets={"T": secret}), root=tmp_path)
     with pytest.raises(ConfigurationError) as caught:
-        check_secrets(project, {"OTHER": "x"})
+        check_secrets(project, needing("T"), {"OTHER": "x"})
     assert str(caught.value) == said.format(root=tmp_path)
+
+
+def test_generated_dockerfile_requires_its_secrets(tmp_path: Path) -> None:
+    """Install steps of a generated Dockerfile do not go on without the index's login."""
+    (tmp_path / "requirements.txt").write_text("six\n")
+    asked = Dependencies("requirements.txt", secrets={"pip.conf": Secret(env="A"), "T": Secret(env="B")})
+    project = Project(Image("r/x"), dependencies=asked, root=tmp_path)
+    with pytest.raises(ConfigurationError) as caught:
+        check_secrets(project, generate(project, read_requirements(project)), {})
+    assert len(caught.value.problems) == 2
+
+
+def test_optional_secrets(tmp_path: Path) -> None:
+    """A secret that no step requires need not be there: it is said, and BuildKit is given what docker would give."""
+    secrets = {"E": Secret(env="E"), "F": Secret(file="nope.txt")}
+    project = Project(Image("r/x"), builder=Builder(secrets=secrets), root=tmp_path)
+    dockerfile = "FROM scratch\nRUN --mount=type=secret,id=E --mount=type=secret,id=F,required=false true\n"
+    said = check_secrets(project, dockerfile, {})
+    assert [text.partition(";")[0] for text in said] == [
+        "builder.secrets.E: the variable E is not set",
+        f"builder.secrets.F: no file '{tmp_path}/nope.txt'",
+    ]
+    assert there(secrets, tmp_path) == {"E": secrets["E"]}
+
+
+def test_unreadable_optional_secret(tmp_path: Path) -> None:
+    """What is there and is no file is a mistake, required or not."""
+    project = Project(Image("r/x"), builder=Builder(secrets={"F": Secret(file=".")}), root=tmp_path)
+    with pytest.raises(ConfigurationError, match=r"builder\.secrets\.F: no file"):
+        check_secrets(project, "FROM scratch\n", {})
 
 
 def test_all_missing_secrets(tmp_path: Path) -> None:
@@ -43,7 +81,7 @@ def test_all_missing_secrets(tmp_path: Path) -> None:
         builder=Builder(secrets={"B": Secret(env="B")}),
     )
     with pytest.raises(ConfigurationError) as caught:
-        check_secrets(project, {})
+        check_secrets(project, needing("A", "B"), {})
     assert [str(problem).partition(":")[0] for problem in caught.value.problems] == [
         "dependencies.secrets.A",
         "builder.secrets.B",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import click
@@ -50,7 +51,8 @@ def check(folder: Path, file: Path | None, overrides: tuple[str, ...], as_json: 
                 resolve=lambda reference: Base(),
                 sources=Sources(lambda: Hub(settings.environment), lock.checkpoint if lock else None),
             )
-        check_secrets(project, settings.environment)
+        for said in check_secrets(project, inputs.dockerfile, settings.environment):
+            print(f"warning: {printable(said)}", file=sys.stderr)
         agrees = check_lock(lock, inputs)
         away = inputs.checkpoint.elsewhere if inputs.checkpoint else None
         files = away.files if away else inputs.checkpoint.files if inputs.checkpoint else ()

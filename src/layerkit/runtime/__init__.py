@@ -6,6 +6,7 @@ from .dockerfile import CHECKPOINT_TARGET, DEFAULT_EXCLUDES, generate, ignore_fi
 from .dockerignore import Matcher
 from .instructions import Instruction, instructions
 from .landing import check_code, check_copies
+from .mounts import required_secrets
 from .requirements import Entry, Requirements
 from .stages import base_images, foundation
 
@@ -30,4 +31,5 @@ __all__ = [
     "instructions",
     "materialise",
     "read_requirements",
+    "required_secrets",
 ]
