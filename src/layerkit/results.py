@@ -48,8 +48,8 @@ class Result:
         rebuilt: roles of which a layer is new.
         builder_ran: BuildKit was called.
         bytes_sent: to the builder.
-        layers: none where BuildKit built the whole image and the destination does not tell its manifest (the local
-            Docker); ``uploaded`` and ``reused`` are 0 then.
+        layers: none where BuildKit built the whole image and its manifest is not told (the local Docker, where the
+            builder keeps no record of the build, or the store is the classic one); ``reused`` is 0 then.
         checkpoint_read, uploaded, reused: bytes; ``dropped`` were on their way when their layer turned out to be there.
             What BuildKit sends to a registry is taken to be its layers that were not known to be there.
         fetched: bytes of the checkpoint's layers that were streamed from a registry, where the weights are not here.

@@ -61,7 +61,7 @@ def _bake(session: Session, plan: Plan) -> tuple[BakeResult, Mapping[str, Image]
         image = target(session.to, inputs, "image", platform, context, folder_of_it, output, session.listener)
         _unmoved(session, plan)
         result = session.bake([image])
-        return result, destination.delivered(session.tags), read
+        return result, destination.delivered(session.tags, result, image.name), read
 
 
 def _unmoved(session: Session, plan: Plan) -> None:

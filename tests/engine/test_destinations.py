@@ -136,6 +136,20 @@ def test_buildkit_way(workspace: Workspace) -> None:
     )
 
 
+def test_buildkit_way_into_docker(workspace: Workspace) -> None:
+    """Of a whole image in the local Docker the layers are told as of any, and what was there is known the next time."""
+    whole = workspace.build("--way", "buildkit", push=False, tag="whole")
+    roles = [layer["role"] for layer in whole["layers"]]
+    assert sorted(set(roles)) == sorted(set(workspace.actions())) and roles.count("checkpoint") == 1
+    local = json.loads(workspace.engine.docker("image", "inspect", f"{workspace.repository}:whole"))[0]
+    assert [layer["diff_id"] for layer in whole["layers"]] == local["RootFS"]["Layers"]
+    assert whole["digest"] == local["Id"]
+    assert set(whole["rebuilt"]) > {"checkpoint", "code"} and whole["bytes"]["reused"] == 0
+    again = workspace.build("--way", "buildkit", push=False, tag="whole")
+    assert again["layers"] == [{**layer, "action": "reused"} for layer in whole["layers"]]
+    assert again["rebuilt"] == [] and again["bytes"]["reused"] == sum(layer["size"] for layer in whole["layers"])
+
+
 def test_not_composable_falls_back(workspace: Workspace, proxy: CountingProxy) -> None:
     """Where a registry takes uploads of the builder alone, BuildKit builds the whole image, and the result says why."""
     body = b'{"errors":[{"code":"UNSUPPORTED","message":"only the builder may upload"}]}'

@@ -116,7 +116,7 @@ class Destination(Protocol):
     def finished(self, tags: Sequence[str]) -> Output:
         """What to ask of BuildKit where it builds the whole image."""
 
-    def delivered(self, tags: Sequence[str]) -> Mapping[str, Image]:
+    def delivered(self, tags: Sequence[str], result: BakeResult, target: str) -> Mapping[str, Image]:
         """BuildKit has handed over the whole image under *tags*: platform -> image, where that can be told."""
 
     def built(self, platform: str, key: str, result: BakeResult, target: str) -> Runtime:

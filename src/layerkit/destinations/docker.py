@@ -23,7 +23,7 @@ from ..state import State
 from .archive import Archive, oci_files
 from .base import Output, Published, Sent, Stopped, checkpoint_tag, runtime_tag
 from .holdings import Holdings, Name, is_whole
-from .saved import from_classic, from_containerd
+from .saved import from_classic, from_containerd, from_record
 from .sending import HASH_FIRST, sample
 from .uppers import Uppers
 
@@ -161,8 +161,18 @@ class DockerDestination:
     def finished(self, tags: Sequence[str]) -> Output:
         return Output(tuple(self._local(tag) for tag in tags), ("type=docker",))
 
-    def delivered(self, tags: Sequence[str]) -> Mapping[str, Image]:
-        return {}  # docker save would tell it, with every byte of the checkpoint
+    def delivered(self, tags: Sequence[str], result: BakeResult, target: str) -> Mapping[str, Image]:
+        """By the build's record; the classic store keeps no manifests."""
+        name = self._local(tags[0])
+        local = None if self._classic else self.engine.image(name)
+        if local is None:
+            return {}
+        identity = Digest.parse(str(local["Id"]))
+        image = from_record(self.engine, name, identity, _record(result, target))
+        if image is None:
+            return {}
+        self._has.remember(str(identity), image)
+        return {str(image.platform): image}
 
     def built(self, platform: str, key: str, result: BakeResult, target: str) -> Runtime:
         name = self._local(runtime_tag(key))
@@ -173,8 +183,7 @@ class DockerDestination:
         if self._classic:
             runtime = from_classic(self.engine, self.state, name, self._uppers.keep)
         else:
-            build = str(result.metadata.get(target, {}).get("buildx.build.ref", ""))
-            runtime = from_containerd(self.engine, self.state, name, identity, build)
+            runtime = from_containerd(self.engine, self.state, name, identity, _record(result, target))
         self._has.remember(str(identity), runtime.image, runtime=True)
         place = [runtime.placeholder, *runtime.place, runtime.disturbed] if runtime.place else []
         self.state.put("docker-place", str(identity), place)
@@ -335,6 +344,11 @@ class DockerDestination:
         config = f"{image.config.digest.hex}.json"
         archive.file(config, image.config.raw)
         archive.file("manifest.json", json.dumps([{"Config": config, "RepoTags": names, "Layers": paths}]).encode())
+
+
+def _record(result: BakeResult, target: str) -> str:
+    """The builder's record of what it made of *target*, or ""."""
+    return str(result.metadata.get(target, {}).get("buildx.build.ref", ""))
 
 
 def _of_checkpoint(layer: Descriptor) -> bool:

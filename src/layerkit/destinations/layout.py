@@ -172,7 +172,7 @@ class LayoutDestination:
     def _written(self, *tags: str) -> Output:
         return Output(tuple(map(_whole_name, tags)), (entry("type=oci", "tar=false", f"dest={self.folder}"),))
 
-    def delivered(self, tags: Sequence[str]) -> Mapping[str, Image]:
+    def delivered(self, tags: Sequence[str], result: BakeResult, target: str) -> Mapping[str, Image]:
         for tag in tags:
             self._rename(tag)
         return self._images(self._named(tags[0]))

@@ -80,7 +80,7 @@ class RegistryDestination:
         attributes += ["registry.insecure=true"] if self._insecure else []
         return Output(tuple(names), (",".join(attributes),))
 
-    def delivered(self, tags: Sequence[str]) -> Mapping[str, Image]:
+    def delivered(self, tags: Sequence[str], result: BakeResult, target: str) -> Mapping[str, Image]:
         named = self._registered.named(tags[0])
         images = self._registered.images(named.digest)[0] if named is not None else {}
         for image in images.values():

@@ -1,4 +1,4 @@
-"""A runtime image that BuildKit has just built into the local Docker: read back, with its placeholder found."""
+"""What BuildKit has just built into the local Docker: read back, with the placeholder of a runtime image found."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from contextlib import suppress
 
 from ..assemble import Runtime
 from ..engine import Engine
-from ..errors import IntegrityError, LocalResourceError
+from ..errors import IntegrityError, LayerkitError, LocalResourceError
 from ..oci import MEDIA, Config, Descriptor, Digest, Image, Manifest, parse_manifest
 from ..runtime.placeholder import MAX_LAYER, MAX_SIZE, may_be_placeholder, placeholder_place
 from ..state import State
 from .base import disturbance
 
-__all__ = ["from_classic", "from_containerd"]
+__all__ = ["from_classic", "from_containerd", "from_record"]
 
 _KEEP_IN_MEMORY = 64 * 1024 * 1024  # bytes of a layer of the classic store that is read back from docker save
 
@@ -47,18 +47,42 @@ def from_containerd(engine: Engine, state: State, name: str, identity: Digest, b
             return blob(layer.digest)
         return None
 
+    image = _image(name, identity, blob)
+    for index, descriptor in enumerate(image.manifest.layers):
+        if may_be_placeholder(descriptor) and (place := placeholder_place(blob(descriptor.digest))):
+            above = disturbance(image, index, place[0], layer_blob, state)
+            return Runtime(image, index, place, disturbed=above)
+    return Runtime(image, None)
+
+
+def from_record(engine: Engine, name: str, identity: Digest, build: str) -> Image | None:
+    """Manifest and configuration of a whole image, or None where the builder has no record of it.
+
+    ``docker save`` would tell them too, with every byte of the checkpoint.
+
+    Args:
+        name, identity, build: as ``from_containerd`` has them.
+    """
+
+    def blob(digest: Digest) -> bytes:
+        raw = engine.attachment(build, str(digest))
+        if raw is None or Digest.of(raw) != digest:
+            raise IntegrityError(f"docker: {name} names {digest}, and the builder does not give it")
+        return raw
+
+    with suppress(LayerkitError):
+        return _image(name, identity, blob) if build else None
+    return None
+
+
+def _image(name: str, identity: Digest, blob: Callable[[Digest], bytes]) -> Image:
     manifest = parse_manifest(blob(identity))
     if not isinstance(manifest, Manifest):
         child = next((m for m in manifest.manifests if m.platform and m.platform.os != "unknown"), None)
         if child is None:
             raise IntegrityError(f"docker: {name} is an index of nothing")
         manifest = Manifest.parse(blob(child.digest))
-    image = Image(manifest, Config.parse(blob(manifest.config.digest), manifest.config.media_type))
-    for index, descriptor in enumerate(manifest.layers):
-        if may_be_placeholder(descriptor) and (place := placeholder_place(blob(descriptor.digest))):
-            above = disturbance(image, index, place[0], layer_blob, state)
-            return Runtime(image, index, place, disturbed=above)
-    return Runtime(image, None)
+    return Image(manifest, Config.parse(blob(manifest.config.digest), manifest.config.media_type))
 
 
 def from_classic(engine: Engine, state: State, name: str, keep: Callable[[Digest, bytes], None]) -> Runtime:

@@ -42,6 +42,7 @@ class Docker:
 
     def __init__(self, store: str) -> None:
         self.store = store
+        self.records = True  # of what was built
         self.names: dict[str, str] = {}
         self.images: dict[str, Image] = {}
         self.given: list[int] = []  # sizes of the layers that were loaded
@@ -95,9 +96,12 @@ class Docker:
             )
             self._content |= dict(zip(self._called(made), tars.values(), strict=True))
             self._put(made, target["tags"])
-        return BakeResult({name: {"buildx.build.ref": "b/b/b"} for name in definition["target"]}, 0, frozenset())
+        said = {"buildx.build.ref": "b/b/b", "containerimage.digest": str(made.manifest.digest)}
+        return BakeResult(dict.fromkeys(definition["target"], said), 0, frozenset())
 
     def attachment(self, build: str, digest: str) -> bytes | None:
+        if not self.records:
+            return None
         found = {str(d): raw for made in self.images.values() for d, raw in (
             (made.manifest.digest, made.manifest.raw), (made.config.digest, made.config.raw)
         )}  # fmt: skip
@@ -337,3 +341,20 @@ def test_layers_that_are_kept(machine: Machine) -> None:
     machine.write(code="other code")
     machine.build()
     assert sorted(path.read_bytes() for path in folder.iterdir()) == [b"code", b"other code"]
+
+
+@pytest.mark.parametrize("records", [True, False])
+def test_whole(machine: Machine, records: bool) -> None:
+    """Of a whole image the layers are told by the build's record; no layer is saved or loaded for that."""
+    machine.docker.records = records
+    made = machine.build(way="buildkit")
+    assert machine.docker.given == []
+    if machine.docker.store == "classic" or not records:
+        assert made.layers == () and made.reused == 0
+        return
+    image = machine.docker.images[machine.docker.names["acme/model:v1"]]
+    assert [layer.digest for layer in made.layers] == [layer.digest for layer in image.manifest.layers]
+    machine.write(code="other code")
+    again = machine.build(way="buildkit")
+    assert [layer.action for layer in again.layers] == ["reused", "reused", "built"]
+    assert again.reused == sum(layer.size for layer in again.layers[:2])

@@ -224,7 +224,7 @@ def test_built_anew(layout: LayoutDestination) -> None:
             notes = {"io.containerd.image.name": name, NAME: tag}
             document["manifests"].append(made.manifest.descriptor(annotations=notes).to_json())
         index.write_text(json.dumps(document))
-        layout.delivered(["v1"])
+        layout.delivered(["v1"], BAKED, "image")
         assert layout.built(PLATFORM, "k", BAKED, "runtime-0").image == made
         assert layout.look({}, None, ["v1"]).tags["v1"] == made.manifest.digest
         assert len(json.loads(index.read_text())["manifests"]) == 2
