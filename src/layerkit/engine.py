@@ -23,6 +23,7 @@ from .daemon import Daemon, Load, refused, socket_of
 from .errors import BuildError, LocalResourceError, printable
 from .events import Listener, Note, silent
 from .failures import build_failure, named_meanwhile
+from .oci import Digest
 from .processes import Loading, end, group
 from .runtime.progress import Progress
 
@@ -99,6 +100,18 @@ class BakeResult:
     bytes_sent: int
     cached: frozenset[str]
     warnings: tuple[str, ...] = ()
+
+    def digest(self, target: str) -> Digest:
+        """What *target*'s image is called: the digest of its manifest, or of its index.
+
+        Raises:
+            IntegrityError: the builder did not say.
+        """
+        return Digest.parse(str(self.metadata.get(target, {}).get("containerimage.digest", "")))
+
+    def record(self, target: str) -> str:
+        """The name of the builder's record of what it made of *target*, for ``attachment``; "" where it has none."""
+        return str(self.metadata.get(target, {}).get("buildx.build.ref", ""))
 
 
 class Engine:

@@ -10,7 +10,7 @@ from .assemble import roles_of_whole
 from .destinations import Published
 from .errors import ConflictError
 from .halves import sending
-from .oci import Digest, Image
+from .oci import Image
 from .outcome import outcome
 from .planner import ROLES, Plan
 from .results import Result
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 
 __all__ = ["build_whole"]
 
+_TARGET = "image"  # of the bake definition
+
 
 def build_whole(session: Session, plan: Plan) -> Result:
     """Have BuildKit build the image and deliver it itself.
 
     Raises:
-        ConflictError: somebody moved a tag since the plan was made; it was left there.
+        ConflictError: somebody moved a tag since the plan was made, or just after BuildKit did; it was left there.
         LayerkitError: as the step that failed has it.
     """
     with sending(session, plan) as sent:
         baked, images, read = _bake(session, plan)
         packed = sent()
-    metadata = baked.metadata.get("image", {})
-    digest = Digest.parse(str(metadata.get("containerimage.digest", "")))
     roles = {platform: roles_of_whole(image, plan.inputs) for platform, image in images.items()}
-    result = outcome(session, plan, images, roles, Published(digest, 0), baked, packed)
+    result = outcome(session, plan, images, roles, Published(baked.digest(_TARGET), 0), baked, packed)
     planned = {layer.role for layer in plan.layers if layer.action != "reused"}
     rebuilt = result.rebuilt if images else tuple(role for role in ROLES if role in planned)
     return replace(result, way="buildkit", rebuilt=rebuilt, checkpoint_read=result.checkpoint_read + read)
@@ -58,10 +58,10 @@ def _bake(session: Session, plan: Plan) -> tuple[BakeResult, Mapping[str, Image]
         platform = ",".join(inputs.platforms)
         output = destination.finished(session.tags)
         folder_of_it = str(weights) if placed else ""
-        image = target(session.to, inputs, "image", platform, context, folder_of_it, output, session.listener)
+        image = target(session.to, inputs, _TARGET, platform, context, folder_of_it, output, session.listener)
         _unmoved(session, plan)
         result = session.bake([image])
-        return result, destination.delivered(session.tags, result, image.name), read
+        return result, destination.delivered(session.tags, result, _TARGET), read
 
 
 def _unmoved(session: Session, plan: Plan) -> None:

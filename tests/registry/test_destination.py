@@ -21,7 +21,7 @@ from layerkit.registry import Client
 from layerkit.results import Result
 from layerkit.settings import Settings
 from layerkit.state import State
-from layerkit.testing import FakeRegistry
+from layerkit.testing import FakeRegistry, Request
 from registry.pushing import NAME, Played, Pushing, image, tar_of, whole_image
 from registry.support import MIB, Connect
 
@@ -219,6 +219,36 @@ def test_tag_moved_among_several(seeded: Seeded) -> None:
     with pytest.raises(ConflictError, match="tag 'b' moved"):
         push(pushing, "a", "b", listener=listen)
     assert tags_of(registry, "a", "b") == [OTHER[0].manifest.digest, NEWER[0].manifest.digest]
+
+
+@pytest.mark.parametrize("way", ["compose", "buildkit"])
+def test_tag_moved_after_ours(seeded: Seeded, way: str) -> None:
+    """A push that comes right after ours, or after BuildKit's, is told, and no success claimed for its image (9)."""
+    registry, pushing = seeded()
+
+    def another(request: Request) -> None:
+        if registry.tag(NAME, "b") not in (None, NEWER[0].manifest.digest):
+            registry.push(NAME, "b", *NEWER)
+
+    registry.fail(method="HEAD", path="manifests/b", times=-1, call=another)
+    played = Played(pushing, ["a", "b"], way=way)
+    played.whole = OTHER
+    with pytest.raises(ConflictError, match="tag 'b' names ") as caught:
+        played.run()
+    ours, theirs = tags_of(registry, "a", "b")
+    assert ours and theirs == NEWER[0].manifest.digest
+    assert ours.short in str(caught.value) and theirs.short in str(caught.value)
+
+
+def test_tag_that_buildkit_did_not_push(seeded: Seeded) -> None:
+    """A builder whose push went elsewhere, by the same name, is no success (8)."""
+    registry, pushing = seeded()
+    played = Played(pushing, way="buildkit")
+    played.whole = OTHER
+    registry.fail(method="HEAD", path="manifests/v1", status=404, times=-1)
+    with pytest.raises(IntegrityError, match="tag 'v1' names nothing after") as caught:
+        played.run()
+    assert "reach the same registry" in caught.value.hint
 
 
 def test_tag_refused_among_several(seeded: Seeded) -> None:

@@ -34,7 +34,7 @@ MAY: dict[str, set[str]] = {
     "memory": set(),
     "processes": {"errors", "daemon"},
     "failures": {"errors", "runtime"},
-    "engine": {"errors", "events", "failures", "runtime", "daemon", "processes"},
+    "engine": {"oci", "errors", "events", "failures", "runtime", "daemon", "processes"},
     "lock": {"oci", "errors", "project", "checkpoint"},
     "byreference": {"oci", "errors", "state", "checkpoint", "lock"},
     "checkpoint_inputs": {"oci", "errors", "state", "project", "checkpoint", "runtime", "lock", "byreference"},

@@ -168,7 +168,7 @@ class DockerDestination:
         if local is None:
             return {}
         identity = Digest.parse(str(local["Id"]))
-        image = from_record(self.engine, name, identity, _record(result, target))
+        image = from_record(self.engine, name, identity, result.record(target))
         if image is None:
             return {}
         self._has.remember(str(identity), image)
@@ -183,7 +183,7 @@ class DockerDestination:
         if self._classic:
             runtime = from_classic(self.engine, self.state, name, self._uppers.keep)
         else:
-            runtime = from_containerd(self.engine, self.state, name, identity, _record(result, target))
+            runtime = from_containerd(self.engine, self.state, name, identity, result.record(target))
         self._has.remember(str(identity), runtime.image, runtime=True)
         place = [runtime.placeholder, *runtime.place, runtime.disturbed] if runtime.place else []
         self.state.put("docker-place", str(identity), place)
@@ -344,11 +344,6 @@ class DockerDestination:
         config = f"{image.config.digest.hex}.json"
         archive.file(config, image.config.raw)
         archive.file("manifest.json", json.dumps([{"Config": config, "RepoTags": names, "Layers": paths}]).encode())
-
-
-def _record(result: BakeResult, target: str) -> str:
-    """The builder's record of what it made of *target*, or ""."""
-    return str(result.metadata.get(target, {}).get("buildx.build.ref", ""))
 
 
 def _of_checkpoint(layer: Descriptor) -> bool:

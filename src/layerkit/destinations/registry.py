@@ -81,8 +81,9 @@ class RegistryDestination:
         return Output(tuple(names), (",".join(attributes),))
 
     def delivered(self, tags: Sequence[str], result: BakeResult, target: str) -> Mapping[str, Image]:
-        named = self._registered.named(tags[0])
-        images = self._registered.images(named.digest)[0] if named is not None else {}
+        digest = result.digest(target)
+        self._prove(tags, digest)
+        images = self._registered.images(digest)[0]
         for image in images.values():
             for layer in lost(self.repository, image.manifest.layers):
                 self._heal(self.repository, layer)
@@ -178,17 +179,31 @@ class RegistryDestination:
                 self._put_manifest(self.repository, manifest, None, contents)
                 uploaded += len(manifest.raw)
         uploaded += self._move(assembled, tags, present, contents)
-        for tag in tags:
-            now = self.repository.resolve(tag)
-            if now is None or now.digest != assembled.digest:
-                raise IntegrityError(
-                    f"registry {self.name}: tag {tag!r} names {now.digest.short if now else 'nothing'}"
-                    f" after {assembled.digest.short} was put there",
-                    hint="somebody else may push the same tag; build again",
-                )
+        self._prove(tags, assembled.digest)
         self._restore_checkpoint(assembled, contents)
         self.state.put(LAST, self.name, str(assembled.digest))
         return Published(assembled.digest, uploaded)
+
+    def _prove(self, tags: Sequence[str], ours: Digest) -> None:
+        """Have *tags* read back, once *ours* was put there: a result never tells a tag that names something else.
+
+        Raises:
+            ConflictError: somebody else's push came after it (FAULTS 26).
+            IntegrityError: it is not there.
+        """
+        for tag in tags:
+            now = self.repository.resolve(tag)
+            if now is None:
+                raise IntegrityError(
+                    f"registry {self.name}: tag {tag!r} names nothing after {ours.short} was put there",
+                    hint="does the builder reach the same registry under this name? Was it deleted? Build again",
+                )
+            if now.digest != ours:
+                raise ConflictError(
+                    f"registry {self.name}: tag {tag!r} names {now.digest.short}, which somebody else pushed just"
+                    f" after our {ours.short}; it was left there",
+                    hint="build again if yours is the newer one",
+                )
 
     def close(self) -> None:
         pass
