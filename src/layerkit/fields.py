@@ -14,6 +14,7 @@ from .errors import ConfigurationError
 from .oci import Platform, Reference
 
 __all__ = [
+    "NO_SECRET",
     "Absolute",
     "Attests",
     "Base",
@@ -39,7 +40,10 @@ _OCTAL = re.compile(r"0?[0-7]{3,4}")
 _SECRET_NAME = re.compile(
     r"(?i)(?:^|[_-])(?:token|secret|passwd|password|api_?key|credentials?|private_?key)(?:$|[_-])"
 )
-_LOGIN = re.compile(r"https?://(?![^/\s@]*\$\{)[^/\s@]+@")
+# A URL from behind its :// on, with no more of a login than what git hosts have everybody write: a token may stand
+# in the place of any other user.
+NO_SECRET = r"(?:git|oauth2|x-access-token)@[^/?#\s@]*(?:[/?#\s]|$)"
+_LOGIN = re.compile(rf"https?://(?!{NO_SECRET})(?![^/\s@]*\$\{{)[^/\s@]+@")
 _SIZE = re.compile(r"(?P<number>\d{1,12}(?:\.\d{1,6})?) ?(?P<unit>(?:[KMGTkmgt]i?)?[Bb]?)")
 _UNITS = {letter + i + b: (1024 if i else 1000) ** power for power, letter in enumerate(("", "k", "m", "g", "t"))
           for i in ("", "i") for b in ("", "b") if letter or not i}  # fmt: skip

@@ -28,7 +28,7 @@ MAY: dict[str, set[str]] = {
     "tables": {"oci", "errors", "fields"},
     "project": {"oci", "errors", "fields", "positions", "tables"},
     "checkpoint": {"oci", "errors", "state"},
-    "runtime": {"oci", "errors", "events", "project"},
+    "runtime": {"oci", "errors", "events", "fields", "project"},
     "registry": {"_version", "oci", "errors", "events"},
     "daemon": {"errors"},
     "memory": set(),

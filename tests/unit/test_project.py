@@ -401,6 +401,16 @@ def test_logins_of_proxies() -> None:
     Builder(args={"HTTPS_PROXY": "http://me:pw@proxy:3128", "PIP_INDEX_URL": "https://ci:${PASS}@host/simple"})
 
 
+@pytest.mark.parametrize("user", ["git", "oauth2", "x-access-token"])
+def test_users_that_are_no_logins(user: str) -> None:
+    """A user that git hosts have everybody write is no secret; with a password, or of another name, it may be one."""
+    for url in (f"https://{user}@host/acme/mine.git", f"git+https://{user}@host:8443/m@v1", f"https://{user}@host"):
+        Builder(args={"SOURCE": url})
+    for login in (f"{user}:t0k3n", f"t0k3n-{user}", f"{user}x", f"{user}@t0k3n", f"{user.upper()}"):
+        with pytest.raises(ConfigurationError, match="has a URL with a login"):
+            Builder(args={"SOURCE": f"https://{login}@host/acme/mine.git"})
+
+
 @pytest.mark.parametrize("key", ["command", "entrypoint", "env", "labels", "expose", "user", "workdir", "base"])
 def test_own_dockerfile_decides(key: str) -> None:
     """What one's own Dockerfile says cannot be said beside it, for it would have no effect."""

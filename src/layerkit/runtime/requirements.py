@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from ..errors import ConfigurationError
+from ..fields import NO_SECRET
 from ..oci import Digest
 
 __all__ = ["Entry", "Requirements", "credentials", "entry_of", "masked", "normalise", "parse"]
@@ -20,9 +21,9 @@ __all__ = ["Entry", "Requirements", "credentials", "entry_of", "masked", "normal
 _NAME = re.compile(r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)\s*(?P<extras>\[[^\]]*\])?\s*(?P<rest>.*)")
 _COMMENT = re.compile(r"(^|\s+)#.*$")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|file:|git\+")
-_CREDENTIALS = re.compile(r"https?://[^/\s@]+@")
+_CREDENTIALS = re.compile(rf"https?://(?!{NO_SECRET})[^/\s@]+@")
 _TOKEN = re.compile(r"(?i)(?<=[?&])[a-z_-]*(?:token|secret|passw(?:or)?d|api_?key|signature|sig)=[^&#\s]+")
-_LOGIN = re.compile(r"(?<=://)[^/?#\s]+@")
+_LOGIN = re.compile(rf"(?<=://)(?!{NO_SECRET})[^/?#\s]+@")
 _QUERY = re.compile(r"(?<=\?)[^#\s]+")  # in a requirement only a URL has a ?
 _OPTION = re.compile(r"(?P<name>--[a-z-]+|-[a-zA-Z])(?:\s*=\s*|\s+|(?=\S)|$)(?P<value>.*)")
 _LONG = {
@@ -280,7 +281,7 @@ def _local(file: str, number: int, line: str) -> ConfigurationError:
 
 
 def credentials(text: str) -> bool:
-    """Whether *text* has a URL with a user, password or token in it (``${VARIABLE}`` is none)."""
+    """Whether *text* has a URL with a user, password or token in it (``${VARIABLE}`` is none, nor is ``git@``)."""
     return any("${" not in found[0] for what in (_CREDENTIALS, _TOKEN) for found in what.finditer(text))
 
 

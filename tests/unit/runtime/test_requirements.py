@@ -137,6 +137,9 @@ def test_wrong(line: str, message: str) -> None:
         ("torch @ https://x/torch-2.0-cp311-cp311-linux_x86_64.whl", "torch"),
         ("https://x/My_Pkg-2.0-py3-none-any.whl#sha256=aa", "my-pkg"),
         ("git+https://github.com/a/b@v1#egg=My.Name", "my-name"),
+        ("git+ssh://git@github.com/org/repo.git", ""),
+        ("mine @ git+ssh://git@github.com/org/repo.git@v1", "mine"),
+        ("mine @ git+https://git@host/org/repo.git", "mine"),
         ("https://x/archive.tar.gz", ""),
         ("six;python_version<'3'", "six"),
         ("six~=1.0", "six"),
@@ -164,6 +167,9 @@ def test_credentials() -> None:
     assert not credentials("--index-url https://${TOKEN}@host/simple")
     assert not credentials("--index-url https://host/simple@v1")
     assert not credentials("git+ssh://git@github.com/a/b#egg=b")
+    assert not credentials("a @ git+https://git@host/a/b.git@v1#egg=b")
+    assert credentials("a @ git+https://git:pw@host/a/b.git")
+    assert credentials("a @ git+https://git@pw@host/a/b.git")
     assert credentials("a @ https://host/a.whl?b=1&access_token=s3cret")
     assert not credentials("a @ https://host/a.whl?token=${TOKEN}")
     assert not credentials("a @ https://host/a.whl?version=1")
@@ -179,6 +185,9 @@ def test_credentials() -> None:
             "a @ https://***@host/a.whl ; python_version > '3' (",
         ),
         ("a @ https://host/a.whl?x=1&sig=pw#sha256=1", "a @ https://host/a.whl?***#sha256=1 ("),
+        ("a @ git+https://git:pw@host/a.git", "a @ git+https://***@host/a.git ("),
+        ("a @ git+https://git@pw@host/a.git", "a @ git+https://***@host/a.git ("),
+        ("a @ git+ssh://pw@host/a.git", "a @ git+ssh://***@host/a.git ("),
     ],
 )
 def test_masked(text: str, shown: str) -> None:
@@ -206,7 +215,8 @@ def test_errors_show_no_logins(line: str) -> None:
 
 def test_masked_leaves_the_rest() -> None:
     """What has neither login nor query is shown as it is."""
-    for text in ("torch==2.13.0", "a @ git+https://host/a.git@main", "a[b]>=1 ; python_version > '3'"):
+    git = ("a @ git+https://host/a.git@main", "a @ git+ssh://git@host/a.git", "a @ git+https://git@host/a.git@v1")
+    for text in ("torch==2.13.0", *git, "a[b]>=1 ; python_version > '3'"):
         assert masked(text) == text
 
 
