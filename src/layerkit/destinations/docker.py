@@ -163,11 +163,10 @@ class DockerDestination:
 
     def delivered(self, tags: Sequence[str], result: BakeResult, target: str) -> Mapping[str, Image]:
         """By the build's record; the classic store keeps no manifests."""
-        name = self._local(tags[0])
+        name, identity = self._local(tags[0]), result.digest(target)
         local = None if self._classic else self.engine.image(name)
-        if local is None:
-            return {}
-        identity = Digest.parse(str(local["Id"]))
+        if local is None or str(local["Id"]) != str(identity):
+            return {}  # nor is anything told of what somebody else named so meanwhile
         image = from_record(self.engine, name, identity, result.record(target))
         if image is None:
             return {}

@@ -358,3 +358,18 @@ def test_whole(machine: Machine, records: bool) -> None:
     again = machine.build(way="buildkit")
     assert [layer.action for layer in again.layers] == ["reused", "reused", "built"]
     assert again.reused == sum(layer.size for layer in again.layers[:2])
+
+
+def test_whole_that_is_another_by_now(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What somebody else gave the tag to meanwhile is not told as what BuildKit built."""
+    machine.build(way="buildkit")
+    before, bake = machine.docker.names["acme/model:v1"], machine.docker.bake
+
+    def and_another(*arguments: Any, **options: Any) -> BakeResult:
+        result = bake(*arguments, **options)
+        machine.docker.names["acme/model:v1"] = before
+        return result
+
+    monkeypatch.setattr(machine.docker, "bake", and_another)
+    machine.write(code="other code")
+    assert machine.build(way="buildkit").layers == ()
