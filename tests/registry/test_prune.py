@@ -21,8 +21,7 @@ from layerkit.errors import ConfigurationError, IntegrityError, RefusedError, Tr
 from layerkit.oci import MEDIA, Config, Descriptor, Digest, Image, Index, Manifest, Platform, Reference, dump
 from layerkit.pruning import Found, Outcome, Policy, Survey, judge, sweep
 from layerkit.registry import Client
-from layerkit.testing import FakeRegistry
-from layerkit.testing import Request
+from layerkit.testing import FakeRegistry, Request
 from layerkit.units import size
 from registry.support import Connect, pattern
 

@@ -218,7 +218,9 @@ def test_no_circle_of_modules() -> None:
     """No module imports one that imports it, by whatever detour; imports for type checking count."""
     names = {file.removesuffix(".py").removesuffix("/__init__").replace("/", "."): file for file in FILES}
     left = {
-        name: {found for module, ours in imported(file) if ours and (found := module.removeprefix("layerkit.")) in names}
+        name: {
+            found for module, ours in imported(file) if ours and (found := module.removeprefix("layerkit.")) in names
+        }
         for name, file in names.items()
     }
     while left:
