@@ -286,8 +286,9 @@ class LayoutDestination:
 
     def _put(self, raw: bytes) -> int:
         digest = Digest.of(raw)
-        if self._path(digest).exists():
-            return 0
+        with contextlib.suppress(OSError):
+            if self._path(digest).read_bytes() == raw:  # what is damaged is written anew
+                return 0
         with self._writing() as (write, keep):
             write(raw)
             keep(digest)

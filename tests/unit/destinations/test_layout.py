@@ -288,6 +288,19 @@ def test_damaged_folder(layout: LayoutDestination, root: Path, state: State, wha
     assert present.runtimes == {} and present.checkpoint is None and present.blobs == frozenset()
 
 
+@pytest.mark.parametrize("damage", [b"", b"{}"])
+def test_damaged_document_is_written_anew(layout: LayoutDestination, root: Path, state: State, damage: bytes) -> None:
+    """A manifest or configuration that is cut or changed is mended by the next build, and not taken for there."""
+    _, made = build(layout, root, state, ["v1"])
+    documents = [made.digest, made.images[PLATFORM].config.digest]
+    for digest in documents:
+        (layout.folder / "blobs/sha256" / digest.hex).write_bytes(damage)
+    _, again = build(layout, root, state, ["v1"])
+    assert again.digest == made.digest
+    for digest in documents:
+        assert Digest.of((layout.folder / "blobs/sha256" / digest.hex).read_bytes()) == digest
+
+
 @pytest.mark.parametrize(
     "text", ["", "no json", "[]", "{}", '{"manifests": {}}', '{"manifests": [3]}', "null"],
 )  # fmt: skip
