@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from layerkit.checkpoint import Ownership, Packer, arrange, find
 from layerkit.destinations.registry import RegistryDestination
 from layerkit.engine import BakeResult
-from layerkit.errors import ConflictError, IntegrityError, RefusedError
+from layerkit.errors import CheckpointError, ConflictError, IntegrityError, RefusedError
 from layerkit.events import Event, Phase, silent
 from layerkit.oci import MEDIA, Descriptor, Digest, Index, Manifest, Platform, Reference, dump
 from layerkit.pipeline import build
@@ -287,3 +288,22 @@ def test_refused_layer_ends_the_hashing(
     with State() as state, pytest.raises(RefusedError, match="HTTP 400"):
         RegistryDestination(home, home, state).send(packer, silent, lambda: False)
     assert read < 40 * MIB
+
+
+def test_fault_7_file_that_changed_unseen(tmp_path: Path, registry: FakeRegistry, connect: Connect) -> None:
+    """FAULTS 7, 40: a file whose bytes changed after they were hashed, but not its time (as through a mapping that is
+    written to), is an error of the checkpoint, with 3, and not of what lies between us and the registry."""
+    file = tmp_path / "a"
+    file.write_bytes(bytes(3 * MIB))
+    packer = Packer(arrange(find(".", tmp_path), Ownership("/m"))).start()
+    packer.digest(0)
+    before = file.stat()
+    with file.open("r+b") as stream:
+        stream.write(b"other")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    home = connect(registry)
+    with State() as state, pytest.raises(CheckpointError, match="a changed while it was read") as caught:
+        RegistryDestination(home, home, state).send(packer, silent, lambda: False)
+    packer.stop()
+    assert caught.value.exit_status == 3
+    assert registry.open_sessions == 0

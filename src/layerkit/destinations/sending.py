@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from ..checkpoint import Blueprint, Packer
 from ..checkpoint.compress import Compressed
+from ..errors import CheckpointError, IntegrityError, printable
 from ..events import Listener, Note, Transfer
 from ..oci import MEDIA, Descriptor, Digest, Layer
 from ..registry import Repository, Standing, UploadDropped
@@ -132,10 +133,33 @@ class Sending:
             except UploadDropped:
                 there = True
                 dropped = transfer.done
+            except IntegrityError:
+                self._check_unchanged(index, content)
+                raise
             layer = self._packer.layer(index)
             self._state.put("sample", taste, str(layer.descriptor.digest))
         self._listener(Transfer(transfer.id, label, content.size, content.size, "dropped" if there else "finished"))
         return _Outcome(layer, there, dropped)
+
+    def _check_unchanged(self, index: int, content: Blueprint | Compressed) -> None:
+        """The registry got other bytes than were hashed: hurt on their way, or of files that changed (FAULTS 7).
+
+        A file that is written to through a mapping keeps its time for a while, so that only its bytes can tell.
+
+        Raises:
+            CheckpointError: they are not what they were.
+        """
+        if self._packer.blueprints[index].known is not None:
+            return  # of another registry, which holds them to their digest itself
+        state = hashlib.sha256()
+        for chunk in content.open():
+            state.update(chunk)
+        if state.hexdigest() != self._packer.digest(index).hex:
+            label = printable(self._packer.blueprints[index].label)
+            raise CheckpointError(
+                f"checkpoint: {label} changed while it was read; nothing was tagged",
+                hint="build again when it is no longer written to",
+            ) from None
 
     def _forget_old_sessions(self) -> None:
         for key, value in self._state.all(_UPLOAD).items():
