@@ -178,6 +178,7 @@ def _digests(files: Iterable[tuple[str, Path]], state: State) -> dict[str, Diges
             identity = Identity.of(where.stat())
             digest = state.file_digest(where, identity)
             if digest is None:
+                identity.settle()
                 digest = hash_file(where)
                 if Identity.of(where.stat()) == identity:
                     state.remember_file(where, identity, digest)

@@ -288,6 +288,5 @@ def _md5(file: File, state: State, listener: Listener) -> str:
     buffer = memoryview(bytearray(1024 * 1024))
     for chunk in file.read(0, lambda: buffer):
         whole.update(chunk)
-    file.identity.settle()
     state.put(_MD5, key, whole.hexdigest())
     return whole.hexdigest()

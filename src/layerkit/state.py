@@ -35,6 +35,7 @@ CREATE TABLE IF NOT EXISTS records (kind TEXT, key TEXT, value TEXT, PRIMARY KEY
 # Coarser than any kernel's clock tick (4 to 10 ms): a file written later than this after a look at it has
 # another ctime. git's index has the same problem ("racy git").
 _TICK = 0.02  # seconds
+_WHOLE_SECONDS = 2.0  # seconds: the same where a file system keeps no fractions of them (FAT: of two at a time)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +53,14 @@ class Identity:
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
     def settle(self) -> None:
-        """Wait (at most 20 ms) until a later change of the file must give it another ctime."""
+        """Wait until a later change of the file must give it another ctime: before the file is read.
+
+        At most 20 ms; 2 s where its file system counts in whole seconds.
+        """
+        tick = _TICK if self.ctime % 1_000_000_000 else _WHOLE_SECONDS
         age = time.time() - self.ctime / 1e9
-        if 0 <= age < _TICK:
-            time.sleep(_TICK - age)
+        if 0 <= age < tick:
+            time.sleep(tick - age)
 
 
 class State:
@@ -132,7 +137,10 @@ class State:
             return None
 
     def remember_file(self, path: Path, identity: Identity, digest: Digest) -> None:
-        """Keep that the file at *path* has *digest* as long as it has this *identity*."""
+        """Keep that the file at *path* has *digest* as long as it has this *identity*.
+
+        Who read it has let the identity ``settle`` before that, or cannot tell a change that came right after.
+        """
         identity.settle()
         with self._cursor() as connection:
             connection.execute(

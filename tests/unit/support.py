@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from layerkit.assemble import Runtime
 from layerkit.fingerprint import Base, Inputs, fingerprint
@@ -15,7 +18,7 @@ from layerkit.oci import MEDIA, Config, Descriptor, Digest, Image, Layer, Manife
 from layerkit.project import Checkpoint, Code, Dependencies, Project
 from layerkit.project import Image as ImageTable
 from layerkit.runtime.bake import PLACEHOLDER, PLACEHOLDER_NAME
-from layerkit.state import State
+from layerkit.state import Identity, State
 
 PLATFORM = "linux/amd64"
 
@@ -87,6 +90,17 @@ def runtime(*, place: tuple[str, int, int] = ("/app/model", 0, 0), code: str = "
     )
     made = image([layer("base 1"), layer("base 2"), layer("RUN pip install"), marker, layer(code)])
     return Runtime(made, 3, place)
+
+
+def slow_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times of files in steps of 10 ms, as kernels of 100 Hz keep them (before Linux 6.13 also where they are asked)."""
+
+    def coarse(status: os.stat_result) -> Identity:
+        step = 10_000_000
+        times = (status.st_mtime_ns // step * step, status.st_ctime_ns // step * step)
+        return Identity(status.st_dev, status.st_ino, status.st_size, *times)
+
+    monkeypatch.setattr(Identity, "of", coarse)
 
 
 def write_project(root: Path, *, weights: bytes = b"weights", extra: str = "") -> Path:

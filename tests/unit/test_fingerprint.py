@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 import layerkit.fingerprint as fingerprint_module
-from layerkit.checkpoint import Ownership, checkpoint_key
+from layerkit.checkpoint import Ownership, checkpoint_key, find
+from layerkit.checkpoint.parts import hash_content
 from layerkit.errors import CheckpointError, ConfigurationError
 from layerkit.fingerprint import fingerprint, hash_file
 from layerkit.oci import Digest
 from layerkit.project import Builder, Checkpoint, Code, Dependencies, Image, Project, Secret
 from layerkit.state import State
-from unit.support import PLATFORM, inputs, project, write_project
+from unit.support import PLATFORM, inputs, project, slow_clock, write_project
 
 
 def key(made: Project, **options: Any) -> str:
@@ -65,6 +66,44 @@ def test_code_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         (tmp_path / "src/serve.py").write_text("print('other')\n")
         found = inputs(project(tmp_path), state)
     assert read == ["serve.py"] and found.digests["src/serve.py"] == Digest.of(b"print('other')\n")
+
+
+def test_racy_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is written again right after it was read is not taken for the old one ("racy git")."""
+    slow_clock(monkeypatch)
+    write_project(tmp_path)
+    code = tmp_path / "src/serve.py"
+
+    def then_written(path: Path) -> Digest:
+        digest = hash_file(path)
+        if path.name == code.name:
+            code.write_text("print('B')\n")
+        return digest
+
+    with State() as state:
+        for _ in range(10):
+            monkeypatch.setattr(fingerprint_module, "hash_file", then_written)
+            code.write_text("print('A')\n")
+            inputs(project(tmp_path), state)
+            monkeypatch.setattr(fingerprint_module, "hash_file", hash_file)
+            assert inputs(project(tmp_path), state).digests["src/serve.py"] == Digest.of(b"print('B')\n")
+
+
+def test_racy_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same of a file of the checkpoint that is written again right after it was hashed."""
+    slow_clock(monkeypatch)
+    weights = tmp_path / "model.pt"
+    with State() as state:
+        for _ in range(10):
+            weights.write_bytes(b"A" * 1000)
+            os.utime(weights, ns=(0, 0))
+            (file,) = find("model.pt", tmp_path)
+            digest = hash_content(file, lambda count: None)
+            weights.write_bytes(b"B" * 1000)
+            os.utime(weights, ns=(0, 0))
+            state.remember_file(file.source, file.identity, digest)
+            (again,) = find("model.pt", tmp_path)
+            assert state.file_digest(again.source, again.identity) is None
 
 
 def test_several_files_partly_known(tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ class File:
         Raises:
             CheckpointError: it is not what it was when it was found, or changed while it was read.
         """
+        self.identity.settle()
         try:
             handle = os.open(self.source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:

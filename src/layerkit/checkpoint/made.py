@@ -153,8 +153,6 @@ class Made:
         return hash_content(file, on_read)
 
     def _remember(self, state: State) -> None:
-        for file in self.files:
-            file.identity.settle()
         record = {
             "weights": str(self.weights),
             "parts": [[p.name, p.size, p.sample, str(p.hashed.digest) if p.hashed else ""] for p in self.parts],

@@ -52,6 +52,7 @@ class Reader:
         """The file, open: checked to be the one that was found."""
         with self._lock:
             if file.source not in self._handles:
+                file.identity.settle()
                 try:
                     handle = os.open(file.source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
                 except OSError as error:
