@@ -207,14 +207,16 @@ class Packer:
         with self._condition:
             self._line[index] = count
             self._condition.notify_all()
-            # Of several that are sent at a time, those whose turn has not come are not waited for.
+            # Of several that are sent at a time, those whose turn has not come are not waited for. Who was ahead before
+            # the hash came there, or goes on with an earlier run's upload, goes on: a registry that waited for the
+            # hash to catch up would end the connection.
             self._condition.wait_for(
                 lambda: (
                     self._stop
                     or self._failure
                     or index in self._sent
                     or index != self._at[0]
-                    or count - self._at[1] <= limit
+                    or not limit < count - self._at[1] <= limit + CHUNK
                 )
             )
 

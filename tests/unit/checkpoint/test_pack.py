@@ -134,6 +134,25 @@ def test_nobody_waits_for_a_line_that_does_not_move(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(60)
+def test_line_that_is_far_ahead_does_not_wait(tmp_path: Path) -> None:
+    """Who goes on with an upload far ahead of the hash sends on: its registry would end a connection that is silent."""
+    write(tmp_path, {"one.bin": bytes(24 * MIB)})
+    begun, sent = threading.Event(), threading.Event()
+
+    def on_read(count: int) -> None:
+        begun.set()
+        assert sent.wait(10), "the line waits for the hash"
+
+    packer = Packer(arrange(find(".", tmp_path), OWNER), on_read, apart=2 * MIB).start()
+    assert begun.wait(10)
+    for _ in packer.content(0).open(16 * MIB):
+        pass
+    sent.set()
+    packer.digest(0)
+    packer.stop()
+
+
+@pytest.mark.timeout(60)
 def test_line_is_let_go_where_hashing_failed(tmp_path: Path) -> None:
     """Who sends is not kept waiting for a hash that has failed."""
     write(tmp_path, {"one.bin": bytes(24 * MIB)})
