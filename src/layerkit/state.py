@@ -88,12 +88,16 @@ class State:
         except OSError:
             return self._connect(":memory:")
         except sqlite3.DatabaseError:
-            try:
-                path.replace(path.with_suffix(".damaged"))
-                _private(path)
-                return self._connect(str(path))
-            except (OSError, sqlite3.Error):
-                return self._connect(":memory:")
+            return self._anew(path)
+
+    def _anew(self, path: Path) -> sqlite3.Connection:
+        """Another file in the place of a damaged one."""
+        try:
+            path.replace(path.with_suffix(".damaged"))
+            _private(path)
+            return self._connect(str(path))
+        except (OSError, sqlite3.Error):
+            return self._connect(":memory:")
 
     def _connect(self, path: str) -> sqlite3.Connection:
         connection = sqlite3.connect(path, timeout=30, check_same_thread=False, isolation_level=None)
@@ -121,7 +125,14 @@ class State:
     def _cursor(self) -> Iterator[sqlite3.Connection]:
         # A cache that cannot be written is no reason to fail a build.
         with self._lock, contextlib.suppress(sqlite3.Error):
-            yield self._connection
+            try:
+                yield self._connection
+            except sqlite3.DatabaseError as error:
+                # Damage below the first page shows only here (sqlite.org/rescode.html: the primary code's 8 bits).
+                code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+                if self.folder is not None and code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                    self._connection.close()
+                    self._connection = self._anew(self.folder / "state.sqlite")
 
     def file_digest(self, path: Path, identity: Identity) -> Digest | None:
         """The sha256 of the file at *path*, when it was hashed while it had this *identity*."""

@@ -117,6 +117,23 @@ def test_damaged_file(tmp_path: Path) -> None:
     assert (tmp_path / "state.damaged").exists()
 
 
+def test_damage_inside(tmp_path: Path) -> None:
+    """Damage that shows only when a row is asked for ends no run, and is not there for the next one (FAULTS 52)."""
+    with State(tmp_path) as state:
+        for number in range(500):
+            state.put("a", str(number), "x" * 200)
+    path = tmp_path / "state.sqlite"
+    raw = path.read_bytes()
+    path.write_bytes(raw[:4096] + b"\xa5" * (len(raw) - 4096))
+    with State(tmp_path) as state:
+        assert state.get("a", "1") is None
+        state.put("a", "b", 1)
+        assert state.get("a", "b") == 1
+    with State(tmp_path) as state:
+        assert state.get("a", "b") == 1
+    assert (tmp_path / "state.damaged").exists()
+
+
 def test_damaged_file_that_cannot_be_put_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where not even that is possible, the run works without memory (FAULTS 52)."""
     (tmp_path / "state.sqlite").write_bytes(b"no database at all " * 500)
