@@ -343,6 +343,18 @@ def test_fault_23_a_head_that_lies(serve: Serve, connect: Connect, size: int) ->
     assert repository.present(descriptor(blob))
 
 
+@pytest.mark.parametrize("size", [1000, 3 * MIB])
+def test_fault_23_a_head_that_lies_after_a_commit_that_failed(serve: Serve, connect: Connect, size: int) -> None:
+    """FAULTS 6, 23: no HEAD is believed that a commit without an answer arrived: what is lost is sent again."""
+    registry, blob = serve("lying-head"), pattern(size)
+    registry.put_blob("team/model", blob)
+    registry.drop_blob(Digest.of(blob))
+    registry.fail(method="PUT", status=503)
+    repository = connect(registry)
+    repository.upload(Data(blob))
+    assert repository.present(descriptor(blob))
+
+
 def test_fault_23_a_small_blob_with_other_bytes(registry: FakeRegistry, connect: Connect) -> None:
     """FAULTS 23: a small blob is read whole: one of the right size with wrong bytes is not present."""
     registry.put_blob("team/model", b"right")

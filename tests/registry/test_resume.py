@@ -123,7 +123,7 @@ def test_killed_after_the_last_byte(registry: FakeRegistry, connect: Connect) ->
     registry.heal()
     registry.requests.clear()
     connect(registry).upload(Data(BLOB), journal=kept)
-    assert [r.method for r in registry.requests] == ["HEAD"]
+    assert [r.method for r in registry.requests] == ["HEAD", "GET", "GET"]
     assert kept.standing is None
 
 

@@ -224,8 +224,13 @@ class Reading:
         Registries answer HEAD out of a cache after garbage collection took the bytes (distribution 2.8). So its first
         and its last byte are read; a small blob is read whole, and its digest compared.
         """
-        if not self.exists(descriptor.digest, descriptor.size):
-            return False
+        return self.exists(descriptor.digest, descriptor.size) and self._readable(descriptor)
+
+    def _stored(self, digest: Digest, size: int) -> bool:
+        """As ``present``, for an upload: its own attempts are those of the HEAD."""
+        return self._exists(digest, size) and self._readable(Descriptor(MEDIA.LAYER, digest, size))
+
+    def _readable(self, descriptor: Descriptor) -> bool:
         if descriptor.size <= _SMALL:
             found = self._bytes_at(descriptor, 0, descriptor.size)
             return found is not None and _hash(found, descriptor.digest.algorithm) == descriptor.digest

@@ -160,7 +160,7 @@ class Repository(Reading):
             name=self.name,
             uploads_url=urls.uploads(self._root, self.repository),
             scopes=self._push,
-            exists=self._exists,
+            exists=self._stored,
             progress=progress,
             way=Way("chunked", chunk) if chunk else None,
             journal=journal,
@@ -179,7 +179,7 @@ class Repository(Reading):
                 name=self.name,
                 uploads_url=urls.uploads(self._root, self.repository),
                 scopes=self._push,
-                exists=self._exists,
+                exists=self._stored,
                 progress=lambda sent: None,
                 way=Way("monolithic"),
             ).run()

@@ -30,7 +30,7 @@ class Upload:
 
     Args:
         name: ``host/repository``, for messages.
-        exists: whether the registry has a blob (digest, size).
+        exists: whether the registry really has a blob (digest, size).
         progress: called with the number of the blob's bytes that are sent; falls back when they must be sent again.
         way: instead of what is remembered for the host.
         journal: where it is kept how far the upload is, beyond this process.
