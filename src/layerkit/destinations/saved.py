@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -97,10 +98,17 @@ def from_classic(engine: Engine, state: State, name: str, keep: Callable[[Digest
     """
     sizes: dict[str, int] = {}
     small: dict[str, bytes] = {}
-    for path, size, read in _files(engine, name):
+    links: dict[str, str] = {}
+    for path, size, read in _files(engine, name, links):
         sizes[path] = size
         if size <= _KEEP_IN_MEMORY:
             small[path] = read()
+    # A layer that is there twice is saved once (moby ``image/tarexport/save.go``, saveLayer).
+    for path, of in links.items():
+        if of in sizes:
+            sizes[path] = sizes[of]
+        if of in small:
+            small[path] = small[of]
     description = json.loads(small["manifest.json"])[0]
     config = Config.parse(small[description["Config"]])
     paths: list[str] = description["Layers"]
@@ -139,11 +147,15 @@ def _blobs(engine: Engine, name: str) -> dict[Digest, bytes]:
     return found
 
 
-def _files(engine: Engine, name: str) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
-    """(path, size, read) of each file of ``docker save``; the stream is not kept."""
+def _files(
+    engine: Engine, name: str, links: dict[str, str] | None = None
+) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
+    """(path, size, read) of each file of ``docker save``, whose stream is not kept. *links* gets link -> file."""
     with engine.save(name) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
         for member in tar:
             if member.isfile():
                 content = tar.extractfile(member)
                 assert content is not None
                 yield member.name, member.size, content.read
+            elif member.issym() and links is not None:
+                links[member.name] = posixpath.normpath(posixpath.join(posixpath.dirname(member.name), member.linkname))

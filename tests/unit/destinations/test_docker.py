@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from layerkit.connections import Connections
+from layerkit.destinations.saved import from_classic
 from layerkit.engine import BakeResult
 from layerkit.errors import LocalResourceError
 from layerkit.forecast import agree
@@ -22,6 +23,7 @@ from layerkit.pipeline import build
 from layerkit.project import load
 from layerkit.results import Result
 from layerkit.settings import Settings
+from layerkit.state import State
 from unit.support import image, placeholder_tar
 
 DOCKERFILE = """\
@@ -373,3 +375,32 @@ def test_whole_that_is_another_by_now(machine: Machine, monkeypatch: pytest.Monk
     monkeypatch.setattr(machine.docker, "bake", and_another)
     machine.write(code="other code")
     assert machine.build(way="buildkit").layers == ()
+
+
+def test_classic_store_saves_equal_layers_once() -> None:
+    """Two layers of the same bytes, which ``docker save`` gives as a file and a link to it, are both read back."""
+    same, placeholder, code = b"same", placeholder_tar()[:3072], b"code"
+    tars = [same, placeholder, code, same]
+    made = image([Layer(Descriptor(MEDIA.LAYER, Digest.of(raw), len(raw)), Digest.of(raw), "COPY") for raw in tars])
+    paths = [f"{number}/layer.tar" for number in range(4)]
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        described = json.dumps([{"Config": "config.json", "Layers": paths}]).encode()
+        for path, raw in ((paths[3], b""), *zip(paths[:3], tars, strict=False), ("config.json", made.config.raw),
+                          ("manifest.json", described)):  # fmt: skip
+            info = tarfile.TarInfo(path)
+            if path == paths[3]:
+                info.type, info.linkname = tarfile.SYMTYPE, "../0/layer.tar"
+            info.size = len(raw)
+            tar.addfile(info, io.BytesIO(raw))
+
+    class Saved:
+        def save(self, name: str) -> Any:
+            return contextlib.nullcontext(io.BytesIO(stream.getvalue()))
+
+    kept: dict[Digest, bytes] = {}
+    with State() as state:
+        runtime = from_classic(Saved(), state, "acme/x:1", kept.__setitem__)  # type: ignore[arg-type]
+    assert runtime.placeholder == 1
+    assert [layer.size for layer in runtime.image.manifest.layers] == [len(raw) for raw in tars]
+    assert kept == {Digest.of(raw): raw for raw in (code, same)}
