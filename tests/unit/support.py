@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from layerkit.assemble import Runtime
+from layerkit.checkpoint import Packer
 from layerkit.fingerprint import Base, Inputs, fingerprint
 from layerkit.oci import MEDIA, Config, Descriptor, Digest, Image, Layer, Manifest, dump
 from layerkit.project import Checkpoint, Code, Dependencies, Project
@@ -92,8 +93,13 @@ def runtime(*, place: tuple[str, int, int] = ("/app/model", 0, 0), code: str = "
     return Runtime(made, 3, place)
 
 
+def file_digests(packer: Packer) -> dict[str, Digest]:
+    """Path below the target -> sha256 of each file, once all are hashed."""
+    return {path: sections[""] for layer in packer.hashed() for path, sections in layer.sections.items()}
+
+
 def slow_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Times of files in steps of 10 ms, as kernels of 100 Hz keep them (before Linux 6.13 also where they are asked)."""
+    """Times of files in steps of 10 ms, as kernels of 100 Hz keep them (Linux before 6.13)."""
 
     def coarse(status: os.stat_result) -> Identity:
         step = 10_000_000

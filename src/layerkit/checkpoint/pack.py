@@ -169,11 +169,6 @@ class Packer:
             self.digest(index)
         return tuple(self._hashed[index] for index in range(len(self.blueprints)))
 
-    def file_digests(self) -> dict[str, Digest]:
-        """Path below the target -> sha256 of each file on disk; waits until all are hashed."""
-        found = (sections for layer in self.hashed() for sections in layer.sections.items())
-        return {path: sections[""] for path, sections in found if "" in sections}
-
     def _run(self) -> None:
         _give_way()
         try:

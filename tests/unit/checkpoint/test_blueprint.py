@@ -18,6 +18,7 @@ from layerkit.checkpoint.pack import Hashed
 from layerkit.errors import CheckpointError
 from layerkit.oci import MEDIA, Digest
 from layerkit.state import Identity
+from unit.support import file_digests
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -138,7 +139,7 @@ def test_empty_file(tmp_path: Path) -> None:
     with tarfile.open(fileobj=io.BytesIO(whole(blueprint))) as tar:
         assert tar.getmember("app/model/a").size == 0
     packer = Packer([blueprint]).start()
-    assert packer.file_digests() == {"a": Digest.of(b""), "b": Digest.of(b"2")}
+    assert file_digests(packer) == {"a": Digest.of(b""), "b": Digest.of(b"2")}
     packer.stop()
 
 
@@ -284,7 +285,7 @@ def test_what_is_known_is_not_read(tmp_path: Path) -> None:
     packer = Packer([one, two], counted.append, {0: Hashed(Digest.of(b"known"))}).start()
     assert packer.known(0) == Digest.of(b"known")
     assert [layer.digest for layer in packer.hashed()] == [Digest.of(b"known"), Digest.of(whole(two))]
-    assert sum(counted) == 700 and packer.file_digests() == {"a-2-of-2.bin": Digest.of(b"2" * 700)}
+    assert sum(counted) == 700 and file_digests(packer) == {"a-2-of-2.bin": Digest.of(b"2" * 700)}
     packer.stop()
     assert one.mark != two.mark and arrange(files, OWNER)[0].mark == one.mark
 

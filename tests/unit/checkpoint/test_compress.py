@@ -17,6 +17,7 @@ from layerkit.checkpoint.compress import FRAME, Compressed, Compressor, shrinks
 from layerkit.checkpoint.recipe import Recipe
 from layerkit.errors import CheckpointError, ConfigurationError
 from layerkit.oci import MEDIA, Digest
+from unit.support import file_digests
 
 MIB = 1024 * 1024
 OWNER = Ownership("/app/model/")
@@ -57,7 +58,7 @@ def test_compressed_layer(tmp_path: Path) -> None:
     assert layer.diff_id == Digest.of(tar)
     assert zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True).read() == tar
     assert len(raw) < 0.9 * len(tar)
-    assert packer.file_digests() == {"model.pt": Digest("sha256", hashlib.sha256(weights(9 * MIB)).hexdigest())}
+    assert file_digests(packer) == {"model.pt": Digest("sha256", hashlib.sha256(weights(9 * MIB)).hexdigest())}
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import pytest
 from layerkit.checkpoint import Ownership, Packer, arrange, find
 from layerkit.errors import CheckpointError
 from layerkit.oci import Digest
+from unit.support import file_digests
 
 MIB = 1024 * 1024
 OWNER = Ownership("/app/model/", 1000, 1001, 0o640)
@@ -31,7 +32,7 @@ def test_packer(tmp_path: Path) -> None:
     blueprints = arrange(find(".", tmp_path), OWNER)
     counted: list[int] = []
     packer = Packer(blueprints, counted.append).start()
-    found = packer.file_digests()
+    found = file_digests(packer)
     packer.stop()
     assert found == {name: Digest("sha256", hashlib.sha256(data).hexdigest()) for name, data in content.items()}
     assert [packer.known(n) for n in range(2)] == [
@@ -49,7 +50,7 @@ def test_packer_gives_way(tmp_path: Path) -> None:
         arrange(find(".", tmp_path), OWNER),
         lambda count: found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id())),
     ).start()
-    packer.file_digests()
+    file_digests(packer)
     packer.stop()
     assert set(found) == {min(before + 10, 19)} and os.getpriority(os.PRIO_PROCESS, 0) == before
 
@@ -66,7 +67,7 @@ def test_packer_hands_its_failure_on(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=r"big\.bin changed"):
             packer.digest(1)
     with pytest.raises(CheckpointError):
-        packer.file_digests()
+        file_digests(packer)
     assert packer.failed and packer.known(0) is not None and packer.known(1) is None
     packer.stop()
 

@@ -23,7 +23,7 @@ from layerkit.fingerprint import Inputs
 from layerkit.oci import MEDIA, Descriptor, Digest, Image, Layer, Manifest
 from layerkit.planner import Present
 from layerkit.state import State
-from unit.support import PLATFORM, image, inputs, placeholder_tar, project, write_project
+from unit.support import PLATFORM, file_digests, image, inputs, placeholder_tar, project, write_project
 
 NAME = "org.opencontainers.image.ref.name"
 MIB = 1024 * 1024
@@ -92,7 +92,7 @@ def build(layout: LayoutDestination, root: Path, state: State, tags: list[str]) 
         buildkit(layout, key)
         runtime = layout.built(PLATFORM, key, BAKED, "runtime-0")
     sent, packer = send(layout, found)
-    digests = packer.file_digests()
+    digests = file_digests(packer)
     for file in found.checkpoint.files:
         state.remember_file(file.source, file.identity, digests[file.path])
     found = inputs(project(root), state)
