@@ -29,8 +29,12 @@ class Command:
         return posixpath.basename(self.words[0]) if self.words else ""
 
 
-def commands(script: str) -> tuple[Command, ...]:
-    """The simple commands of *script*; what is in loops and conditions too, keywords being their first words."""
+def commands(script: str, *, bare: bool = False) -> tuple[Command, ...]:
+    """The simple commands of *script*; what is in loops and conditions too, keywords being their first words.
+
+    Args:
+        bare: also assignments that stand alone, as commands without words.
+    """
     found: list[Command] = []
     words: list[str] = []
     parts: list[str] | None = None
@@ -48,8 +52,8 @@ def commands(script: str) -> tuple[Command, ...]:
             _ASSIGNMENT.fullmatch(words[at]) or words[at] in ("sudo", "env", "exec", "then", "do", "else", "set", "-e")
         ):
             at += 1
-        if at < len(words):
-            assigned = tuple(word for word in words[:at] if "=" in word)
+        assigned = tuple(word for word in words[:at] if "=" in word)
+        if at < len(words) or (bare and assigned):
             found.append(Command(tuple(words[at:]), assigned))
         words.clear()
 

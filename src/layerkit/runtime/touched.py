@@ -19,15 +19,30 @@ __all__ = ["touched"]
 
 _MAX_SCRIPT = 200_000  # characters; no step that a person wrote is longer
 _FLAGS = re.compile(r"\ARUN(?:\s+--[a-z][a-z-]*(?:=\S*)?)*\s*", re.IGNORECASE)
-_NAMED = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
+_NAMED = re.compile(r"\$(?:(\w+)|\{(\w+)(?::?[-?=]([^}]*))?\})")
+_ASSIGNED = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
+_REDIRECTED = re.compile(r"[0-9&]?>[>|]?(.*)", re.DOTALL)
 _SHELLS = frozenset(("sh", "bash", "dash", "ash"))
 _KEYWORDS = frozenset(("if", "elif", "while", "until", "!", "time"))
 # Naming the weights is all the same to these: they look at a folder, make it, or only say its name.
 _HARMLESS = frozenset(
-    ("echo", "printf", "mkdir", "cd", "ls", "test", "[", "[[", "export", "touch", "install", "useradd", "adduser",
-     "usermod", "groupadd", "addgroup", ":", "true")
+    ("echo", "printf", "mkdir", "cd", "ls", "test", "[", "[[", "export", "du", "stat", "touch", "install", "useradd",
+     "adduser", "usermod", "groupadd", "addgroup", ":", "true")
 )  # fmt: skip
-_OWNERS = frozenset(("chown", "chmod", "chgrp", "setfacl"))
+_OWNERS = frozenset(("chown", "chmod", "chgrp", "chcon", "setfacl"))
+# What runs the program that stands further behind among its words.
+_RUNNERS = frozenset(
+    ("sudo", "doas", "su", "gosu", "su-exec", "runuser", "setpriv", "env", "nice", "ionice", "nohup", "timeout", "time",
+     "xargs", "parallel", "eval", "command", "busybox")
+)  # fmt: skip
+_WORKERS = _OWNERS | _SHELLS | {"rm", "cp", "mv", "tar", "find", "rsync"}
+# What no checkpoint is made of: a find that is after these alone leaves the weights as they are.
+_LEFTOVERS = frozenset(
+    ("*.pyc", "*.pyo", "*.pyd", "*.py[co]", "*.py[cod]", "__pycache__", "*__pycache__*", ".git", ".pytest_cache",
+     "*.egg-info", "*.a", "*.js.map")
+)  # fmt: skip
+_SET_USER_ID = re.compile(r"[-/+][246]000")  # programs; no weights
+_ACTIONS = ("-delete", "-exec", "-execdir", "-ok", "-okdir")
 
 
 def touched(dockerfile: Dockerfile, built: Stage, copy: Instruction, target: str) -> str:
@@ -72,13 +87,24 @@ def _takes(dockerfile: Dockerfile, instruction: Instruction, variables: Mapping[
 
 def _works_on(instruction: Instruction, variables: Mapping[str, str], workdir: str | None, where: str) -> bool:
     folder = workdir
+    known = dict(variables)
+    before: list[str] = []  # the words of the command before: an xargs gets its paths from that
     for command in _commands(instruction):
-        words = [_NAMED.sub(lambda found: variables.get(found[1] or found[2], found[0]), w) for w in command.words]
+        words = [part for word in command.words for part in _expanded(word, known)]
         while words and words[0] in _KEYWORDS:
             words = words[1:]
+        for word in (*command.assigned, *(words[1:] if words[:1] == ["export"] else ())):
+            if found := _ASSIGNED.fullmatch(word):
+                known[found[1]] = " ".join(_expanded(found[2], known))
+        if words[:1] == ["for"] and words[2:3] == ["in"]:
+            known[words[1]] = " ".join(words[3:])
         if not words:
             continue
         name = posixpath.basename(words[0])
+        fed = name == "xargs" and before[:1] != ["find"] and not _WORKERS.isdisjoint(map(posixpath.basename, words))
+        if fed and any(_within(path, where) or _above(path, where) for path in _paths(before[1:], folder)):
+            return True
+        before = words
         if name == "cd":
             to = words[1] if len(words) > 1 else "/root"
             folder = to if to.startswith("/") else posixpath.join(folder, to) if folder is not None else None
@@ -92,15 +118,33 @@ def _commands(instruction: Instruction) -> Iterator[Command]:
     script = _FLAGS.sub("", instruction.text, count=1)
     exec_form = script.startswith("[") and instruction.words != tuple(script.split())
     found: Iterable[Command] = (
-        [Command(instruction.words)] if exec_form else commands(f"{script}\n{instruction.heredoc}"[:_MAX_SCRIPT])
+        [Command(instruction.words)]
+        if exec_form
+        else commands(f"{script}\n{instruction.heredoc}"[:_MAX_SCRIPT], bare=True)
     )
     for command in found:
         yield command
-        if command.name in _SHELLS:
-            yield from (inner for word in command.words[1:] if " " in word for inner in commands(word[:_MAX_SCRIPT]))
+        if command.name in _SHELLS | _RUNNERS:
+            yield from (
+                inner for word in command.words[1:] if " " in word for inner in commands(word[:_MAX_SCRIPT], bare=True)
+            )
+        # "sudo -u me …": the script leaves out "sudo" itself.
+        if command.name in _RUNNERS or command.name.startswith("-"):
+            for at, word in enumerate(command.words[1:], 1):
+                if posixpath.basename(word) in _WORKERS:
+                    yield Command(command.words[at:])
+
+
+def _expanded(word: str, variables: Mapping[str, str]) -> list[str]:
+    """The words that it is with its variables; one that nothing is known of stays."""
+    if "$" not in word:
+        return [word]
+    return _NAMED.sub(lambda found: variables.get(found[1] or found[2], found[3] or found[0]), word).split()
 
 
 def _command_works_on(name: str, words: list[str], folder: str | None, where: str) -> bool:
+    if _writes_below(name, words, folder, where):
+        return True
     if name in _HARMLESS or (name == "ln" and _has(words, "s", "--symbolic")):
         return False
     recursive = _has(words, "rR", "--recursive")
@@ -119,17 +163,52 @@ def _command_works_on(name: str, words: list[str], folder: str | None, where: st
     elif name == "tar":
         works = _has(words, "c", "--create") or (len(words) > 1 and words[1].isalpha() and "c" in words[1])
     elif name == "find":
-        works = True
-        paths = [path for path in paths if path != "/"]  # what looks through the whole image is after something else
+        works = not _finds_leftovers(words)
+        start = words[1:2]
+        if folder is not None and (not start or start[0].startswith(("-", "(", "!"))):
+            paths.append(folder)
+    elif name in ("zip", "gzip"):
+        works = recursive
     else:
         works = name in ("mv", "rsync")
         paths = paths if any(word.startswith("--del") for word in words) else _taken(words, paths)
     return works and any(_above(path, where) for path in paths)
 
 
+def _writes_below(name: str, words: list[str], folder: str | None, where: str) -> bool:
+    """Whether a file below *where* is made or added to: of one that is there, it would see nothing."""
+    written = list(words[1:]) if name in ("touch", "install") else []
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if found := _REDIRECTED.fullmatch(word):
+            written.append(found[1] or following)
+    return any(path != where and _within(path, where) for path in _paths(written, folder))
+
+
+def _finds_leftovers(words: list[str]) -> bool:
+    """Whether a find asks for ``_LEFTOVERS`` only: every alternative does, before it acts."""
+    if any(word in ("!", "-not", ",") for word in words):
+        return False
+    asked = False
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word in ("-o", "-or"):
+            if not asked:
+                return False
+            asked = False
+        elif word in ("-name", "-iname"):
+            asked = asked or following in _LEFTOVERS
+        elif word == "-perm":
+            asked = asked or _SET_USER_ID.fullmatch(following) is not None
+        elif word.startswith(_ACTIONS) and not asked:
+            return False
+    return asked
+
+
 def _taken(words: list[str], paths: list[str]) -> list[str]:
     """Of the *paths* of a cp, mv or rsync those that it takes: what it puts into a folder leaves the rest alone."""
-    return paths if _has(words, "t", "--target-directory") else paths[:-1]
+    into = words[0].endswith(("cp", "mv")) and (
+        _has(words, "t", "--target-directory") or any(word.startswith("--target-directory=") for word in words)
+    )
+    return paths if into else paths[:-1]
 
 
 def _has(words: Iterable[str], letters: str, long: str) -> bool:
@@ -144,6 +223,8 @@ def _paths(words: Iterable[str], folder: str | None) -> Iterator[str]:
     """The words that may be paths, absolute."""
     for word in words:
         text = word.partition("=")[2] if word.startswith("-") else word
+        if re.match(r"-[A-Za-z]/", word):  # as in tar's -C/app
+            text = word[2:]
         if text.startswith("/"):
             yield posixpath.normpath("/" + text.lstrip("/"))
         elif text and folder is not None:
