@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 import zlib
+from collections.abc import Callable
 from pathlib import PurePosixPath
 
 from ..oci import Descriptor
@@ -62,6 +63,19 @@ def disturbs(blob: bytes, folder: str) -> bool:
     return False
 
 
+class _Guarded(io.BufferedIOBase):
+    """What tarfile reads from; *failure*, which is no error of Python's own, becomes a ValueError."""
+
+    def __init__(self, read: Callable[[int], bytes], failure: type[Exception]) -> None:
+        self._read, self._failure = read, failure
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        try:
+            return self._read(-1 if size is None else size)
+        except self._failure as error:
+            raise ValueError(str(error)) from error
+
+
 def _opened(blob: bytes) -> tarfile.TarFile:
     if blob[:4] == b"\x28\xb5\x2f\xfd":
         try:
@@ -69,7 +83,7 @@ def _opened(blob: bytes) -> tarfile.TarFile:
         except ImportError:
             raise ValueError("no zstandard") from None
         reader = zstandard.ZstdDecompressor().stream_reader(blob, read_across_frames=True)
-        return tarfile.open(fileobj=reader, mode="r|")
+        return tarfile.open(fileobj=_Guarded(reader.read, zstandard.ZstdError), mode="r|")
     return tarfile.open(fileobj=io.BytesIO(blob), mode="r|gz" if blob[:2] == b"\x1f\x8b" else "r|")
 
 

@@ -125,3 +125,6 @@ def test_what_became_of_it(name: str, disturbed: bool, mode: str) -> None:
 def test_what_cannot_be_read() -> None:
     """What is no layer disturbs nothing."""
     assert not disturbs(b"", "/m") and not disturbs(b"\x1f\x8bno", "/m") and not disturbs(b"x" * 5000, "/m")
+    assert not disturbs(b"\x28\xb5\x2f\xfd" + b"x" * 50, "/m")
+    whole = zstandard.ZstdCompressor(write_checksum=True).compress(above("app/serve.py"))
+    assert not disturbs(whole[:-1] + bytes([whole[-1] ^ 1]), "/m")
