@@ -16,6 +16,8 @@ from .words import has_wildcard
 
 __all__ = ["check_code", "check_copies"]
 
+_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+
 
 def check_code(files: Iterable[str], code: str, target: str, weights: Iterable[str]) -> None:
     """For a Dockerfile that layerkit writes.
@@ -64,6 +66,8 @@ def check_copies(
             expanded = [dockerfile.expand(word, variables) for word in instruction.words]
             if not any(unknown for _, unknown in expanded):
                 words = [word for word, _ in expanded]
+                if instruction.name == "ADD":  # what is an archive by its content is unpacked: not sure to land
+                    words = [word for word in words[:-1] if not word.endswith(_ARCHIVES)] + words[-1:]
                 # A linked one is made on top of nothing; any other finds the folders that are there.
                 found = frozenset() if instruction.flag("link") in ("", "true") else folders
                 for path, place in _landing(words, workdir, known, taken, found):

@@ -42,6 +42,10 @@ def test_code_on_the_weights(path: str, target: str, said: str) -> None:
         ("ADD --link=false other.py /app", ""),
         ("COPY other.py /app/", ""),
         ("COPY . /srv", ""),
+        ("ADD a.tar.gz /app/model/", ""),
+        ("ADD --link a.tar.gz /app/model", ""),
+        ("ADD a.tar.gz model/a.bin /app/model/", "'model/a.bin'"),
+        ("COPY a.tar.gz /app/model/", "'a.tar.gz' to /app/model/a.tar.gz"),
         ("COPY --from=x . /app", ""),
         ("COPY $UNKNOWN /app", ""),
         ("ADD https://example.com/a.bin /app/model/", ""),
@@ -49,7 +53,7 @@ def test_code_on_the_weights(path: str, target: str, said: str) -> None:
 )
 def test_copies_of_an_own_dockerfile(line: str, hit: str) -> None:
     """A COPY below that of the weights which is sure to put a file on them is refused; one above it is not."""
-    files, weights = ["model/a.bin", "other.py"], ["a.bin"]
+    files, weights = ["model/a.bin", "other.py", "a.tar.gz"], ["a.bin", "a.tar.gz"]
     text = f"{TOP}{line}\n"
     if not hit:
         check_copies(text, find_checkpoint_copy(text), files, weights)
