@@ -16,7 +16,13 @@ from .words import has_wildcard
 
 __all__ = ["check_code", "check_copies"]
 
+# By its name a file of torch.save is none, whatever it ends with: ADD looks at the content.
+_SAVED = (".pth.tar", ".pt.tar", ".ckpt.tar")
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+
+
+def _is_archive(path: str) -> bool:
+    return path.endswith(_ARCHIVES) and not path.endswith(_SAVED)
 
 
 def check_code(files: Iterable[str], code: str, target: str, weights: Iterable[str]) -> None:
@@ -67,7 +73,7 @@ def check_copies(
             if not any(unknown for _, unknown in expanded):
                 words = [word for word, _ in expanded]
                 if instruction.name == "ADD":  # what is an archive by its content is unpacked: not sure to land
-                    words = [word for word in words[:-1] if not word.endswith(_ARCHIVES)] + words[-1:]
+                    words = [word for word in words[:-1] if not _is_archive(word)] + words[-1:]
                 # A linked one is made on top of nothing; any other finds the folders that are there.
                 found = frozenset() if instruction.flag("link") in ("", "true") else folders
                 for path, place in _landing(words, workdir, known, taken, found):

@@ -45,6 +45,7 @@ def test_code_on_the_weights(path: str, target: str, said: str) -> None:
         ("ADD a.tar.gz /app/model/", ""),
         ("ADD --link a.tar.gz /app/model", ""),
         ("ADD a.tar.gz model/a.bin /app/model/", "'model/a.bin'"),
+        ("ADD a.pth.tar /app/model/", "'a.pth.tar'"),
         ("COPY a.tar.gz /app/model/", "'a.tar.gz' to /app/model/a.tar.gz"),
         ("COPY --from=x . /app", ""),
         ("COPY $UNKNOWN /app", ""),
@@ -53,7 +54,7 @@ def test_code_on_the_weights(path: str, target: str, said: str) -> None:
 )
 def test_copies_of_an_own_dockerfile(line: str, hit: str) -> None:
     """A COPY below that of the weights which is sure to put a file on them is refused; one above it is not."""
-    files, weights = ["model/a.bin", "other.py", "a.tar.gz"], ["a.bin", "a.tar.gz"]
+    files, weights = ["model/a.bin", "other.py", "a.tar.gz", "a.pth.tar"], ["a.bin", "a.tar.gz", "a.pth.tar"]
     text = f"{TOP}{line}\n"
     if not hit:
         check_copies(text, find_checkpoint_copy(text), files, weights)
