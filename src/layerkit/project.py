@@ -78,7 +78,12 @@ def load(path: str | Path | None = None, *, root: str | Path | None = None, over
         document = override(document, assignment)
     prefix = ("tool", "layerkit") if file.name == "pyproject.toml" else ()
     return _validate(
-        document, root=Path(root) if root is not None else file.parent, file=file, text=text, prefix=prefix
+        document,
+        root=Path(root) if root is not None else file.parent,
+        file=file,
+        text=text,
+        prefix=prefix,
+        overridden=[tuple(_dotted(assignment.partition("=")[0])) for assignment in overrides],
     )
 
 
@@ -181,7 +186,15 @@ def _dotted(key: str) -> list[str]:
     return parts
 
 
-def _validate(document: Mapping[str, Any], *, root: Path, file: Path, text: str, prefix: tuple[str, ...]) -> Project:
+def _validate(
+    document: Mapping[str, Any],
+    *,
+    root: Path,
+    file: Path,
+    text: str,
+    prefix: tuple[str, ...],
+    overridden: Sequence[tuple[str, ...]],
+) -> Project:
     problems: list[tuple[tuple[str, ...], str, str]] = []
     values: dict[str, Any] = {"root": root, "file": file}
     for table, content in document.items():
@@ -203,21 +216,22 @@ def _validate(document: Mapping[str, Any], *, root: Path, file: Path, text: str,
         if not problems:
             return project
     lines = positions(text)
-    found = sorted(
-        (
-            Problem(
-                printable(message),
-                where=printable(".".join(where)),
-                file=str(file),
-                line=line_of(lines, prefix + where),
-                hint=hint,
-            )
-            for where, message, hint in problems
-        ),
-        key=lambda problem: problem.line,
-    )
+
+    def problem(where: tuple[str, ...], message: str, hint: str) -> Problem:
+        name = printable(".".join(where))
+        if _from_override(where, overridden, in_file=prefix + where in lines):
+            return Problem(printable(message), where=f"--set {name}", hint=hint)
+        return Problem(printable(message), where=name, file=str(file), line=line_of(lines, prefix + where), hint=hint)
+
+    found = sorted((problem(*one) for one in problems), key=lambda problem: problem.line)
     count = "1 problem" if len(found) == 1 else f"{len(found)} problems"
-    raise ConfigurationError(f"{file}: {count}", problems=found, hint="layerkit schema prints what is allowed")
+    subject = file if any(problem.file for problem in found) else "--set"
+    raise ConfigurationError(f"{subject}: {count}", problems=found, hint="layerkit schema prints what is allowed")
+
+
+def _from_override(where: tuple[str, ...], overridden: Sequence[tuple[str, ...]], *, in_file: bool) -> bool:
+    """Whether an override, not the file, said what is at *where*: that value, or a table that only it has."""
+    return any(where[: len(key)] == key or (not in_file and key[: len(where)] == where) for key in overridden)
 
 
 def _problems(error: ValidationError) -> Iterator[tuple[tuple[str, ...], str, str]]:

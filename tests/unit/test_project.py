@@ -506,7 +506,7 @@ def test_overrides_in_a_file(tmp_path: Path) -> None:
     project = read(tmp_path, minimal(), overrides=["image.base=a", "image.base=b", "checkpoint.path=w"])
     assert project.image.base == "b" and project.checkpoint == Checkpoint("w")
     assert problems(tmp_path, minimal(), overrides=["image.bse=b"]) == [
-        "layerkit.toml:1: image.bse: unknown key (did you mean 'base'?)"
+        "--set image.bse: unknown key (did you mean 'base'?)"
     ]
 
 
@@ -538,3 +538,32 @@ def test_schema_and_loading_agree(tmp_path: Path) -> None:
                 with pytest.raises(ConfigurationError) as caught:
                     load(root=tmp_path)
                 assert "unknown" not in " ".join(map(str, caught.value.problems))
+
+
+@pytest.mark.parametrize(
+    ("assignment", "where"),
+    [
+        ("checkpoint.target=model", "--set checkpoint.target: "),
+        ("checkpoint.pth=x", "--set checkpoint.pth: unknown key"),
+        ("nosuch.key=1", "--set nosuch: unknown table"),
+    ],
+)
+def test_a_wrong_override_is_not_blamed_on_a_line_of_the_file(tmp_path: Path, assignment: str, where: str) -> None:
+    """What --set got wrong is said of --set: the file, and a line of it, would send the reader to what is right."""
+    text = '[image]\nname = "a"\nbase = "b"\n[checkpoint]\npath = "w"\ntarget = "/app/model/"\n'
+    with pytest.raises(ConfigurationError) as caught:
+        read(tmp_path, text, overrides=[assignment])
+    (problem,) = caught.value.problems
+    assert str(problem).startswith(where)
+    assert str(caught.value).startswith("--set: 1 problem")
+
+
+def test_the_problems_of_the_file_keep_their_lines_beside_those_of_an_override(tmp_path: Path) -> None:
+    """Each of two problems is said of the side that has it."""
+    text = '[image]\nname = "a"\nbase = "b"\nnmae = "c"\n'
+    with pytest.raises(ConfigurationError) as caught:
+        read(tmp_path, text, overrides=["image.bsae=x"])
+    assert [(problem.where, problem.line) for problem in caught.value.problems] == [
+        ("--set image.bsae", 0),
+        ("image.nmae", 4),
+    ]

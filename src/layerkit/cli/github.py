@@ -58,11 +58,10 @@ def _say(text: str) -> None:
 
 
 def annotate(actions: Actions, error: LayerkitError) -> None:
-    """An error as annotations: one for each problem that has a line, else one."""
+    """An error as annotations: one for each problem, at its line where a file has it; one where it lists none."""
     problems = error.problems if isinstance(error, ConfigurationError) else ()
     hint = f"\n{error.hint}" if error.hint else ""
-    placed = [problem for problem in problems if problem.file]
-    for problem in placed:
+    for problem in problems:
         message = ": ".join(part for part in (problem.where, problem.message) if part)
         message += f" ({problem.hint})" if problem.hint else ""
         _say(
@@ -70,12 +69,12 @@ def annotate(actions: Actions, error: LayerkitError) -> None:
                 "error",
                 printable(message) + printable(hint),
                 title="layerkit: configuration",
-                file=_below_workspace(actions, problem.file),
+                file=_below_workspace(actions, problem.file) if problem.file else "",
                 line=problem.line,
                 column=problem.column,
             )
         )
-    if not placed:
+    if not problems:
         kind = error.kind.removesuffix("Error").lower()
         _say(annotation("error", printable(error.message + hint), title=f"layerkit: {kind}"))
 

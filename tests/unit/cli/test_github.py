@@ -121,6 +121,17 @@ def test_errors_at_their_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None
     assert done.err.splitlines()[-1].startswith("::error title=layerkit%3A configuration::no layerkit.toml")
 
 
+def test_errors_of_no_file_are_annotated_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A problem of --set has no line to stand at: its annotation says it nevertheless, beside those of the file."""
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    Path("layerkit.toml").write_text('[image]\nname = "a"\nbase = "b"\nnmae = "c"\n')
+    done = run("check", "--set", "image.bsae=x")
+    assert done.status == 2
+    found = [line for line in done.err.splitlines() if line.startswith("::error")]
+    assert any("file=" not in line and "--set image.bsae" in line for line in found)
+    assert any("line=4" in line and "image.nmae" in line for line in found)
+
+
 def test_errors_are_no_commands(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an error quotes cannot command the runner either."""
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
