@@ -140,15 +140,16 @@ def _print_error(error: LayerkitError) -> None:
 
 
 def error_document(error: LayerkitError) -> dict[str, Any]:
-    """What ``--json`` says of a failure."""
-    return {
-        "error": {
-            "kind": error.kind,
-            "message": error.message,
-            "hint": error.hint,
-            "exit_status": error.exit_status,
-        }
+    """What ``--json`` says of a failure; of a configuration each problem too, as its message only counts them."""
+    document: dict[str, Any] = {
+        "kind": error.kind,
+        "message": error.message,
+        "hint": error.hint,
+        "exit_status": error.exit_status,
     }
+    if isinstance(error, ConfigurationError) and error.problems:
+        document["problems"] = [str(problem) for problem in error.problems]
+    return {"error": document}
 
 
 def project_options(command: F) -> F:

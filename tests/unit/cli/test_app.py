@@ -490,3 +490,14 @@ def test_plan_exit_code(
     monkeypatch.setattr(layerkit.pipeline, "plan", lambda *args, **options: Found())
     done = run("plan", "--json", *flags)
     assert done.status == status and json.loads(done.out) == {"changes": changes}
+
+
+def test_json_names_each_problem(run: Run) -> None:
+    """A script reads what is wrong, not only how many things are."""
+    Path("layerkit.toml").write_text('[image]\nname = "a"\nbase = "b"\nnmae = "c"\n')
+    done = run("check", "--json", "--set", "image.bsae=x")
+    assert done.status == 2
+    assert json.loads(done.out)["error"]["problems"] == [
+        "--set image.bsae: unknown key (did you mean 'base'?)",
+        "layerkit.toml:4: image.nmae: unknown key (did you mean 'name'?)",
+    ]
