@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from .checkpoint_inputs import own_dockerfile
 from .destinations import Destination
 from .errors import ConfigurationError
+from .events import Listener, Note, silent
 from .oci import Platform, Reference
 from .project import Project
 from .request import Request
@@ -26,10 +27,11 @@ __all__ = ["Connections"]
 class Connections:
     """Of one run. ``close`` ends them, and ``cut`` what is under way, from whatever thread."""
 
-    def __init__(self, project: Project, request: Request, settings: Settings) -> None:
+    def __init__(self, project: Project, request: Request, settings: Settings, listener: Listener = silent) -> None:
         self.project = project
         self.request = request
         self.settings = settings
+        self.listener = listener
         self.state = State(settings.state_folder)
 
     def close(self) -> None:
@@ -63,6 +65,7 @@ class Connections:
             unanswered=unanswered,
             layer_limit=self.project.checkpoint.layer_limit if self.project.checkpoint else None,
             ways=RememberedWays(self.state),
+            told=lambda text: self.listener(Note(text)),
         )
 
     @cached_property

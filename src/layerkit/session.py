@@ -55,7 +55,7 @@ class Session:
         self.recorder = Recorder(listener)
         self.listener: Listener = self.recorder
         self.project, self.tags = named(project, request.tags)
-        self.to = Connections(self.project, request, settings)
+        self.to = Connections(self.project, request, settings, self.listener)
         self.state = self.to.state
         self.fetched = Count()
         self._phases: dict[str, float] = {}

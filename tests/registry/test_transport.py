@@ -42,6 +42,21 @@ def test_fault_14_passing_statuses_are_bounded(registry: FakeRegistry, connect: 
     assert all(low / 2 <= pause <= low for pause, low in zip(pauses, (0.5, 1, 2, 4), strict=True))
 
 
+def test_what_is_tried_again_is_told(registry: FakeRegistry, connect: Connect) -> None:
+    """Why something is tried again is told at once, one time for all attempts and requests; success tells nothing."""
+    told: list[str] = []
+    repository = connect(registry, told=told.append)
+    assert repository.resolve("v1") is None and told == []
+    registry.fail(status=503, times=2)
+    repository.resolve("v1")
+    registry.fail(status=503)
+    repository.resolve("v2")
+    assert told == [f"resolve {registry.host}/team/model:v1: HTTP 503; trying again"]
+    registry.fail(status=500)
+    repository.resolve("v2")
+    assert told[1:] == [f"resolve {registry.host}/team/model:v2: HTTP 500; trying again"]
+
+
 @pytest.mark.parametrize("status", [400, 405, 410, 418, 501, 505])
 def test_fault_14_other_statuses_are_final(registry: FakeRegistry, connect: Connect, status: int) -> None:
     """FAULTS 14: any other refusal is final at once."""

@@ -62,7 +62,7 @@ MAY: dict[str, set[str]] = {
     "staging": {"oci", "errors", "state", "checkpoint", "runtime", "fingerprint"},
     "bases": {"oci", "errors", "events", "state", "registry", "engine", "fingerprint"},
     "connections": {
-        "checkpoint_inputs", "oci", "errors", "settings", "state", "project", "runtime", "registry", "engine",
+        "checkpoint_inputs", "oci", "errors", "events", "settings", "state", "project", "runtime", "registry", "engine",
         "destinations", "request",
     },
     "ready": {"errors", "project", "runtime", "connections", "engine"},

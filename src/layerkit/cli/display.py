@@ -58,11 +58,9 @@ def display(kind: str, *, terminal: bool, console: Console | None = None) -> Dis
 def notes(event: Event) -> None:
     """The listener of what is quick as a rule: what is worth a line goes to standard error, and nothing else."""
     if isinstance(event, Note):
-        print(
-            f"{'warning' if event.level == 'warning' else 'note'}: {printable(event.message)}",
-            file=sys.stderr,
-            flush=True,
-        )
+        level = "warning" if event.level == "warning" else "note"
+        # One write a line: it is told from several threads.
+        print(f"{level}: {printable(event.message)}\n", end="", file=sys.stderr, flush=True)
 
 
 class _Quiet:

@@ -31,6 +31,7 @@ class Client:
         sleep: how to wait, for tests.
         layer_limit: most bytes of one layer, instead of what a host documents.
         ways: keeps how each host wants its blobs, for later runs.
+        told: hears why something is tried again, in a sentence, from any thread.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Client:
         sleep: Callable[[float], object] | None = None,
         layer_limit: int | None = None,
         ways: Ways | None = None,
+        told: Callable[[str], object] = lambda text: None,
     ) -> None:
         self.memory = Memory(ways)
         self.layer_limit = layer_limit
@@ -62,6 +64,7 @@ class Client:
             limits=limits,
             sleep=sleep,
             token_hosts=token_hosts,
+            told=told,
         )
 
     def repository(self, reference: Reference) -> Repository:

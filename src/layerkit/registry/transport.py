@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -64,6 +65,7 @@ class Transport:
         sleep: waits that many seconds; for tests.
         clock: seconds that only grow; for tests.
         token_hosts: hosts that may see a login besides the registry's own domain.
+        told: hears why something is tried again, each reason once; from any thread.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Transport:
         sleep: Callable[[float], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
         token_hosts: Collection[str] = (),
+        told: Callable[[str], object] = lambda text: None,
     ) -> None:
         self.limits = limits or Limits()
         self.insecure = frozenset(insecure)
@@ -87,6 +90,9 @@ class Transport:
         self._retries = retries
         self._unanswered = retries if unanswered is None else unanswered
         self._clock = clock
+        self._told = told
+        self._reasons = {""}  # that were told
+        self._telling = threading.Lock()
         self._connections = Connections(self.limits.idle)
         self._sleep = sleep or self._connections.stopped.wait
         self._pools = Pools(self._connections, proxies or {}, ca_bundle, self._certificates)
@@ -230,11 +236,22 @@ class Transport:
                 return random.uniform(0.0, 0.25)  # the rest is waited for by all threads together: `Pace`
             return random.uniform(0.5, 1.0) * min(0.5 * 2.0 ** min(fruitless - 1, 10), self.limits.backoff)
 
+        def tell(state: tenacity.RetryCallState) -> None:
+            error = state.outcome.exception() if state.outcome else None
+            text = hide(error.message, self.secrets()) if isinstance(error, Fault) else ""
+            _, _, reason = text.partition(": ")  # of several requests at a time the first is enough
+            with self._telling:
+                known = reason in self._reasons
+                self._reasons.add(reason)
+            if not known:
+                self._told(f"{text}; trying again")
+
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(Fault),
             after=count,
             stop=stop,
             wait=wait,
+            before_sleep=tell,
             sleep=self._pause,
             reraise=True,
         )
