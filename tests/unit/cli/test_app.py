@@ -72,6 +72,21 @@ def test_check(run: Run) -> None:
     assert (document["schema_version"], document["context_files"], document["checkpoint_bytes"]) == (1, 2, 7)
 
 
+def test_check_says_the_way(run: Run) -> None:
+    """check says where BuildKit has to build the whole image of an own Dockerfile, and which line is why."""
+    write_project(Path())
+    copy = "FROM scratch\nCOPY --link --from=checkpoint . /app/model/\n"
+    Path("layerkit.toml").write_text(
+        '[image]\nname = "registry.example/acme/resnet"\ndockerfile = "Dockerfile"\n\n'
+        '[checkpoint]\npath = "model.pth.tar"\ntarget = "/app/model/"\n'
+    )
+    Path("Dockerfile").write_text(copy)
+    assert not [line for line in run("check").out.splitlines() if line.startswith("way")]
+    Path("Dockerfile").write_text(copy + "RUN chown -R app /app\n")
+    (way,) = [line for line in run("check").out.splitlines() if line.startswith("way")]
+    assert way == "way          buildkit: line 3 of the Dockerfile ('RUN chown -R app /app') works on the weights"
+
+
 def test_folder_and_file(run: Run, tmp_path: Path) -> None:
     """-C names the project's folder, -f its file, and both may be given."""
     write_project(tmp_path / "p")

@@ -1,0 +1,109 @@
+"""The two halves of an image where one of them fails, or cannot be composed with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from layerkit.engine import BakeResult
+from layerkit.errors import AuthenticationError, BuildError, CheckpointError
+from layerkit.pipeline import execute
+from layerkit.runtime.bake import PLACEHOLDER, PLACEHOLDER_NAME
+from layerkit.testing import FakeRegistry
+from registry.pushing import NAME, Played, Pushing, image, tar_of
+
+MODEL = "COPY --link --from=checkpoint . /app/model/"
+
+
+@pytest.fixture
+def seeded(tmp_path: Path, registry: FakeRegistry) -> tuple[FakeRegistry, Pushing]:
+    """A project with weights, of which base and runtime image are there."""
+    pushing = Pushing(tmp_path, registry.host)
+    pushing.seed(registry)
+    pushing.weights()
+    return registry, pushing
+
+
+def elsewhere(registry: FakeRegistry, pushing: Pushing) -> None:
+    """The weights are layers of that registry now, and no files of this machine."""
+    Played(pushing).run()
+    (kept,) = [tag for tag in registry._repositories[NAME].tags if tag.startswith("checkpoint-")]
+    toml = pushing.project / "layerkit.toml"
+    toml.write_text(toml.read_text().replace('path = "weights"', f'path = "oci://{registry.host}/{NAME}:{kept}"'))
+    (pushing.project / "layerkit.lock").unlink(missing_ok=True)
+
+
+def own_dockerfile(pushing: Pushing, step: str) -> None:
+    (pushing.project / "Dockerfile").write_text(f"FROM scratch\n{MODEL}\n{step}\n")
+    toml = pushing.project / "layerkit.toml"
+    toml.write_text(toml.read_text().replace(f'base = "{pushing.host}/team/base:1"', 'dockerfile = "Dockerfile"'))
+    toml.write_text(toml.read_text().replace('command = ["python3", "serve.py"]\n', ""))
+    toml.write_text(toml.read_text().replace('[code]\ninclude = ["serve.py"]\n\n', ""))
+
+
+def test_session_builds_again(seeded: tuple[FakeRegistry, Pushing]) -> None:
+    """A session of which one build failed, and stopped what it sent, can build again."""
+    registry, pushing = seeded
+    registry.fail(method="POST", path="uploads", status=403, times=-1)
+    with Played(pushing) as session:
+        with pytest.raises(AuthenticationError):
+            execute(session, session.plan())
+        registry.heal()
+        assert execute(session, session.plan()).way == "compose"
+    assert registry.tag(NAME, "v1") is not None
+
+
+@pytest.mark.parametrize(
+    ("said", "hinted"),
+    [
+        pytest.param("no such file: /app/model/model.pt", True, id="the weights"),
+        pytest.param("no such file: /app/other.txt", False, id="something else"),
+    ],
+)
+def test_step_that_misses_the_weights(seeded: tuple[FakeRegistry, Pushing], said: str, hinted: bool) -> None:
+    """A step of an own Dockerfile that fails with the weights' folder in its output: why, and the way that works."""
+    _, pushing = seeded
+    own_dockerfile(pushing, 'RUN ["/check"]')
+
+    class Failing(Played):
+        def bake(self, targets: Sequence[Any]) -> BakeResult:
+            raise BuildError("step failed", step="RUN /check", log=(said,))
+
+    with pytest.raises(BuildError) as caught:
+        Failing(pushing).run()
+    assert ("--way buildkit" in caught.value.hint and "/app/model" in caught.value.hint) is hinted
+
+
+def test_weights_elsewhere_and_no_place_for_them(seeded: tuple[FakeRegistry, Pushing]) -> None:
+    """Where the runtime image has no placeholder and the weights are not here, BuildKit is not asked for the whole."""
+    registry, pushing = seeded
+    elsewhere(registry, pushing)
+    (pushing.project / "serve.py").write_text("print('other')\n")
+    made = image([(tar_of({"app/serve.py": b"print('other')\n"}), "COPY --link serve.py /app")])
+    vars(pushing)["runtime"] = lambda: made
+    played = Played(pushing)
+    with pytest.raises(BuildError, match="no placeholder layer"):
+        played.run()
+    assert played.baked == ["runtime-0"]
+
+
+def test_weights_elsewhere_and_a_step_on_them(seeded: tuple[FakeRegistry, Pushing]) -> None:
+    """Where a step worked on the placeholder BuildKit needs the files: without them it is an error that says so."""
+    registry, pushing = seeded
+    elsewhere(registry, pushing)
+    layers = [
+        (tar_of({"usr/bin/python3": b"python"}), "ADD rootfs"),
+        (tar_of({f"app/model/{PLACEHOLDER_NAME}": PLACEHOLDER}), MODEL),
+        (tar_of({f"app/model/.wh.{PLACEHOLDER_NAME}": b""}), "RUN rm -rf /app/model"),
+    ]
+    made, blobs = image(layers)
+    with Played(pushing) as session:
+        key = session.inputs().runtime_key("linux/amd64")
+    registry.push(NAME, f"runtime-{key}", made, blobs)
+    played = Played(pushing)
+    with pytest.raises(CheckpointError, match="composing is not possible"):
+        played.run()
+    assert played.baked == []
