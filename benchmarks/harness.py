@@ -340,6 +340,29 @@ class Engine:
             if not ran:
                 run([ENGINE_TOOL, "node", "down", "--store", "containerd"], timeout=180)
 
+    @contextlib.contextmanager
+    def builder(self) -> Iterator[str]:
+        """A builder that is not the Docker it loads into, as docker-container and kubernetes builders are: the name of
+        one of the remote driver, in front of the same BuildKit."""
+        name = f"bench-{os.getpid()}"
+        with tempfile.TemporaryDirectory(prefix="lk-") as folder:  # short: a socket's path has at most 107 bytes
+            socket = Path(folder, "b.sock")
+            listen = ["socat", f"UNIX-LISTEN:{socket},fork", "EXEC:docker buildx dial-stdio"]
+            process = subprocess.Popen(listen, stderr=subprocess.DEVNULL, start_new_session=True)
+            try:
+                while not socket.exists():
+                    if process.poll() is not None:
+                        raise BenchError("socat ended")
+                    time.sleep(0.02)
+                self.docker("buildx", "create", "--name", name, "--driver", "remote", f"unix://{socket}")
+                try:
+                    yield name
+                finally:
+                    self.docker("buildx", "rm", name)
+            finally:
+                _end_group(process.pid)
+                process.wait()
+
 
 # ------------------------------------------------------------------------------------------------------------ facts
 

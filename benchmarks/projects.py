@@ -237,13 +237,34 @@ class BuildxUncompressed(Buildx):
 
 
 class BuildxLoad(Buildx):
-    """``docker buildx build --load``."""
+    """``docker buildx build --load`` by the BuildKit inside Docker, which has the image where it is wanted: ``--load``
+    is what it does anyway."""
 
-    name = "docker buildx build --load"
+    name = "docker buildx build --load, Docker's own BuildKit"
+    part = "load"
 
     def _build(self) -> Done:
-        command = ["docker", "buildx", "build", "--progress=plain", "--load", "-t", f"{self._name('load')}:swap", "."]
+        return self._load()
+
+    def _load(self, *options: str) -> Done:
+        tag = f"{self._name(self.part)}:swap"
+        command = ["docker", "buildx", "build", "--progress=plain", "--load", *options, "-t", tag, "."]
         return run(command, cwd=self.project.folder, environment={"BUILDX_NO_DEFAULT_ATTESTATIONS": "1"})
+
+
+class BuildxLoadElsewhere(BuildxLoad):
+    """The same by a builder beside Docker, as continuous integration has it: an archive is sent to ``docker load``."""
+
+    name = "docker buildx build --load, a builder beside Docker"
+    part = "load-elsewhere"
+
+    @classmethod
+    def installed(cls) -> bool:
+        return shutil.which("socat") is not None
+
+    def _build(self) -> Done:
+        with self.project.engine.builder() as name:
+            return self._load("--builder", name)
 
 
 class DockerLoad(Contestant):
@@ -356,4 +377,4 @@ class Curl(Contestant):
 
 
 SWAP: tuple[type[Contestant], ...] = (Layerkit, Buildx, BuildxUncompressed, Crane, Oras, Curl)
-LOAD: tuple[type[Contestant], ...] = (LayerkitLoad, BuildxLoad, DockerLoad)
+LOAD: tuple[type[Contestant], ...] = (LayerkitLoad, BuildxLoad, BuildxLoadElsewhere, DockerLoad)
