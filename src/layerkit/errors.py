@@ -13,6 +13,8 @@
 
 The number is the exit status of the command line (10 is no error: ``plan --exit-code`` found changes).
 Every message names what failed and on which side; ``hint`` is the next step, in one line.
+
+``Stopped`` is none of them: it ends a piece of work that something else has made useless, and what is shown is that.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ __all__ = [
     "LocalResourceError",
     "Problem",
     "RefusedError",
+    "Stopped",
     "TransientError",
     "printable",
 ]
@@ -161,3 +164,7 @@ class LocalResourceError(LayerkitError):
     """Something this machine must have is not there: docker, buildx, a daemon, disk room."""
 
     exit_status = 11
+
+
+class Stopped(Exception):
+    """A piece of work was stopped from outside, by Ctrl-C or by a failure elsewhere."""

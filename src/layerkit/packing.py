@@ -10,8 +10,8 @@ from .assemble import PackedCheckpoint
 from .checkpoint import Packer
 from .checkpoint.pack import Hashed
 from .checkpoint_inputs import CheckpointInputs
-from .destinations import Destination, Sent, Stopped
-from .errors import LayerkitError
+from .destinations import Destination, Sent
+from .errors import LayerkitError, Stopped
 from .events import Listener
 from .memory import for_files
 from .oci import Digest, Layer

@@ -1,5 +1,5 @@
 """Where a finished image can live, each a module."""
 
-from .base import Destination, Output, Published, Sent, Stopped, checkpoint_tag, runtime_tag
+from .base import Destination, Output, Published, Sent, checkpoint_tag, runtime_tag
 
-__all__ = ["Destination", "Output", "Published", "Sent", "Stopped", "checkpoint_tag", "runtime_tag"]
+__all__ = ["Destination", "Output", "Published", "Sent", "checkpoint_tag", "runtime_tag"]

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 
 from ..checkpoint import Blueprint
 from ..daemon import Load
+from ..errors import Stopped
 from ..events import Listener, Transfer
 from ..oci import MEDIA, Image, dump
 from ..processes import Loading
-from .base import Stopped
 
 __all__ = ["Archive", "oci_files"]
 

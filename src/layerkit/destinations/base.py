@@ -17,7 +17,7 @@ from ..state import State
 if TYPE_CHECKING:
     from ..engine import BakeResult
 
-__all__ = ["Destination", "Output", "Published", "Sent", "Stopped", "checkpoint_tag", "disturbance", "runtime_tag"]
+__all__ = ["Destination", "Output", "Published", "Sent", "checkpoint_tag", "disturbance", "runtime_tag"]
 
 
 def runtime_tag(key: str) -> str:
@@ -26,10 +26,6 @@ def runtime_tag(key: str) -> str:
 
 def checkpoint_tag(key: str) -> str:
     return f"checkpoint-{key}"
-
-
-class Stopped(Exception):
-    """The run was stopped from outside, by Ctrl-C or by a failure elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)

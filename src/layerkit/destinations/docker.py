@@ -15,13 +15,13 @@ from functools import cached_property
 from ..assemble import PREFIX, Assembled, PackedCheckpoint, Runtime, checkpoint_image
 from ..checkpoint import Blueprint, Packer
 from ..engine import BakeResult, Engine
-from ..errors import IntegrityError, LocalResourceError
+from ..errors import IntegrityError, LocalResourceError, Stopped
 from ..events import Listener, silent
 from ..oci import MEDIA, Descriptor, Digest, Image, Layer, Reference
 from ..planner import Present
 from ..state import State
 from .archive import Archive, oci_files
-from .base import Output, Published, Sent, Stopped, checkpoint_tag, runtime_tag
+from .base import Output, Published, Sent, checkpoint_tag, runtime_tag
 from .holdings import Holdings, Name, is_whole
 from .saved import from_classic, from_containerd, from_record
 from .sending import HASH_FIRST, sample

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from ..assemble import Assembled, PackedCheckpoint, Runtime, checkpoint_image
 from ..checkpoint import Packer
-from ..errors import CheckpointError, IntegrityError, LocalResourceError, printable
+from ..errors import CheckpointError, IntegrityError, LocalResourceError, Stopped, printable
 from ..events import Listener, Transfer
 from ..oci import Config, Descriptor, Digest, Image, Index, Layer, Manifest, Platform, dump, parse_manifest
 from ..planner import Present
 from ..runtime.bake import entry
 from ..runtime.placeholder import may_be_placeholder, placeholder_place
 from ..state import State
-from .base import Output, Published, Sent, Stopped, checkpoint_tag, disturbance, runtime_tag
+from .base import Output, Published, Sent, checkpoint_tag, disturbance, runtime_tag
 
 if TYPE_CHECKING:
     from ..engine import BakeResult

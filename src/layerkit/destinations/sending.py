@@ -11,12 +11,12 @@ from typing import Any, Generic, TypeVar
 
 from ..checkpoint import Blueprint, Packer
 from ..checkpoint.compress import Compressed
-from ..errors import CheckpointError, IntegrityError, printable
+from ..errors import CheckpointError, IntegrityError, Stopped, printable
 from ..events import Listener, Note, Transfer
 from ..oci import MEDIA, Descriptor, Digest, Layer
 from ..registry import Repository, Standing, UploadDropped
 from ..state import State
-from .base import Sent, Stopped
+from .base import Sent
 
 __all__ = ["HASH_FIRST", "LAYER_JOBS", "Again", "Beside", "Sending", "sample"]
 

@@ -14,10 +14,10 @@ import pytest
 
 from layerkit.assemble import Assembled, PackedCheckpoint, Runtime, assemble
 from layerkit.checkpoint import Packer, arrange
-from layerkit.destinations import Sent, Stopped, checkpoint_tag, runtime_tag
+from layerkit.destinations import Sent, checkpoint_tag, runtime_tag
 from layerkit.destinations.layout import LayoutDestination
 from layerkit.engine import BakeResult
-from layerkit.errors import CheckpointError, IntegrityError, LocalResourceError
+from layerkit.errors import CheckpointError, IntegrityError, LocalResourceError, Stopped
 from layerkit.events import Event, Transfer, silent
 from layerkit.fingerprint import Inputs
 from layerkit.oci import MEDIA, Descriptor, Digest, Image, Layer, Manifest
