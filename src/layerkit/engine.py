@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .daemon import Daemon, Load, refused, socket_of
-from .errors import BuildError, LocalResourceError, printable
+from .errors import BuildError, LocalResourceError, Stopped, printable
 from .events import Listener, Note, silent
 from .failures import build_failure, named_meanwhile
 from .oci import Digest
-from .processes import Loading, end, group
+from .processes import Loading, Watch, group
 from .runtime.progress import Progress
 
 if TYPE_CHECKING:
@@ -340,11 +340,20 @@ class Engine:
             raise LocalResourceError(f"docker: cannot be run: {error.strerror}") from None
 
     def bake(
-        self, definition: Mapping[str, Any], *, listener: Listener = silent, cwd: Path | None = None
+        self,
+        definition: Mapping[str, Any],
+        *,
+        listener: Listener = silent,
+        cwd: Path | None = None,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> BakeResult:
         """Build all of a bake definition.
 
+        Args:
+            stopped: asked some times a second; the build is ended when it says so.
+
         Raises:
+            Stopped: *stopped* said so.
             BuildError: a step failed (with its name and last lines), or the time limit passed.
             AuthenticationError, TransientError: the builder could not pull or push.
             LocalResourceError: no docker.
@@ -363,11 +372,11 @@ class Engine:
                 for event in done[-1].feed(line):
                     listener(event)
 
-            status = self._stream(arguments, environment, read, cwd)
+            status = self._stream(arguments, environment, read, cwd, stopped)
             if status != 0 and named_meanwhile(done[-1]):
                 listener(Note("another build gave an image the same name just now: exporting it once more"))
                 done.append(Progress())
-                status = self._stream(arguments, environment, read, cwd)
+                status = self._stream(arguments, environment, read, cwd, stopped)
             if status != 0:
                 raise build_failure(done[-1], status)
             document = json.loads(metadata.read_text()) if metadata.exists() else {}
@@ -377,31 +386,30 @@ class Engine:
         return BakeResult(found, sent, done[0].cached, tuple(done[-1].warnings))
 
     def _stream(
-        self, arguments: list[str], environment: Mapping[str, str], read: Callable[[bytes], None], cwd: Path | None
+        self,
+        arguments: list[str],
+        environment: Mapping[str, str],
+        read: Callable[[bytes], None],
+        cwd: Path | None,
+        stopped: Callable[[], bool],
     ) -> int:
         with group(arguments, environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=cwd) as process:
-            expired = threading.Event()
-
-            def expire() -> None:
-                expired.set()
-                end(process)
-
-            timer = threading.Timer(self.timeout, expire)
-            timer.daemon = True
-            timer.start()
+            watch = Watch(process, self.timeout, stopped)
             try:
                 assert process.stderr is not None
                 for line in process.stderr:
                     read(line)
                 status = process.wait()
             finally:
-                timer.cancel()
-            if expired.is_set():
-                raise BuildError(
-                    f"docker buildx: not done within {self.timeout:.0f} s; it was stopped",
-                    hint="does the builder answer? docker buildx ls; docker info",
-                )
-            return status
+                why = watch.over()
+        if why == "stopped":
+            raise Stopped
+        if why == "expired":
+            raise BuildError(
+                f"docker buildx: not done within {self.timeout:.0f} s; it was stopped",
+                hint="does the builder answer? docker buildx ls; docker info",
+            )
+        return status
 
     def load(self) -> Load | Loading:
         """``docker load``, waiting for an archive.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .assemble import Runtime
-from .errors import BuildError
+from .errors import BuildError, Stopped
 from .packing import Packed, Task, pack
 from .planner import Plan
 from .session import Session
@@ -43,8 +43,8 @@ def halves(session: Session, plan: Plan) -> Halves:
         RefusedError: the destination takes one of them not.
         LayerkitError: as the step that failed has it.
     """
-    with sending(session, plan) as sent:
-        runtimes, baked = _build_runtime(session, plan)
+    with sending(session, plan) as (sent, failed):
+        runtimes, baked = _build_runtime(session, plan, failed)
         packed = sent() or _give_again(session, plan)
     for runtime in runtimes.values() if plan.inputs.inside else ():
         if runtime.placeholder is None:
@@ -55,17 +55,23 @@ def halves(session: Session, plan: Plan) -> Halves:
 
 
 @contextlib.contextmanager
-def sending(session: Session, plan: Plan) -> Iterator[Callable[[], Packed | None]]:
-    """The checkpoint on its way beside the block, where there is one to send; what it became, once that is called.
+def sending(session: Session, plan: Plan) -> Iterator[tuple[Callable[[], Packed | None], Callable[[], bool]]]:
+    """The checkpoint on its way beside the block, where there is one to send: what it became, once that is called,
+    and whether it has failed, in which case the block may raise Stopped and need not come to its end.
 
     However the block is left, nothing is on its way any more.
     """
+    if not plan.pack:
+        yield (lambda: None), (lambda: False)
+        return
     stop = threading.Event()
-    task = Task(lambda: _send(session, plan, stop.is_set)) if plan.pack else None
-    if task is not None:
-        task.start()
+    task = Task(lambda: _send(session, plan, stop.is_set))
+    task.start()
     try:
-        yield task.result if task is not None else lambda: None
+        yield task.result, lambda: task.failed
+    except Stopped:
+        task.result()  # raises why
+        raise
     except Exception:
         raise
     except BaseException:
@@ -75,8 +81,7 @@ def sending(session: Session, plan: Plan) -> Iterator[Callable[[], Packed | None
         raise
     finally:
         stop.set()
-        if task is not None:
-            task.join()
+        task.join()
 
 
 def _send(session: Session, plan: Plan, stopped: Callable[[], bool] = lambda: False) -> Packed:
@@ -97,7 +102,9 @@ def _give_again(session: Session, plan: Plan) -> Packed | None:
     return _send(session, replace(plan, inputs=session.locate(plan.inputs, nothing), present=nothing))
 
 
-def _build_runtime(session: Session, plan: Plan) -> tuple[dict[str, Runtime], BakeResult | None]:
+def _build_runtime(
+    session: Session, plan: Plan, stopped: Callable[[], bool]
+) -> tuple[dict[str, Runtime], BakeResult | None]:
     runtimes = {p: plan.present.runtimes[p] for p in plan.inputs.platforms if p not in plan.platforms_to_build}
     if not plan.platforms_to_build:
         return runtimes, None
@@ -111,7 +118,7 @@ def _build_runtime(session: Session, plan: Plan) -> tuple[dict[str, Runtime], Ba
             output = to.destination.output(plan.inputs.runtime_key(platform))
             targets.append(target(to, plan.inputs, name, platform, context, marker, output, session.listener))
         try:
-            result = session.bake(targets)
+            result = session.bake(targets, stopped)
         except BuildError as error:
             raise _explained(error, plan) from None
         for platform, name in names.items():

@@ -124,7 +124,12 @@ class Task:
         except BaseException as error:  # noqa: BLE001 - raised again where the result is asked for
             self._error = error
 
+    @property
+    def failed(self) -> bool:
+        return self._error is not None
+
     def result(self) -> Packed:
+        """What it became, once it has ended; what it raised is raised here."""
         # In short waits: a join without limit does not let Ctrl-C through on every platform.
         while self._thread.is_alive():
             self._thread.join(0.1)

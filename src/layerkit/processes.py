@@ -9,15 +9,16 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
 
 from .daemon import refused
 from .errors import LocalResourceError
 
-__all__ = ["Loading", "end", "group"]
+__all__ = ["Loading", "Watch", "group"]
 
 _PIPE_SIZE = 1024 * 1024  # bytes: what an unprivileged process may ask for
+_GLANCE = 0.1  # seconds between two looks at whether a process is still wanted
 _GRACE = 1.5  # seconds between SIGTERM and SIGKILL: all of a Ctrl-C must be over in 2
 
 
@@ -33,14 +34,14 @@ def group(
     try:
         yield process
     finally:
-        end(process)
+        _end(process)
         for stream in (process.stdin, process.stdout, process.stderr):
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes]) -> None:
     """End the group of *process*, which may outlive it: politely first, and within 2 s where that is heeded."""
     until = time.monotonic() + _GRACE
     if not _signal(process, signal.SIGTERM):
@@ -63,6 +64,33 @@ def _signal(process: subprocess.Popen[bytes], number: int) -> bool:
     except PermissionError:  # what is left has ended, and waits for its parent (macOS)
         pass
     return True
+
+
+class Watch:
+    """Ends a process, in a thread of its own, after *timeout* seconds or when *stopped* says so."""
+
+    def __init__(self, process: subprocess.Popen[bytes], timeout: float, stopped: Callable[[], bool]) -> None:
+        self._why: Literal["", "expired", "stopped"] = ""
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(process, timeout, stopped), daemon=True)
+        self._thread.start()
+
+    def _run(self, process: subprocess.Popen[bytes], timeout: float, stopped: Callable[[], bool]) -> None:
+        until = time.monotonic() + timeout
+        while not self._over.wait(_GLANCE):
+            if stopped():
+                self._why = "stopped"
+            elif time.monotonic() > until:
+                self._why = "expired"
+            if self._why:
+                _end(process)
+                return
+
+    def over(self) -> Literal["", "expired", "stopped"]:
+        """It need not be ended any more; why it was, if it was."""
+        self._over.set()
+        self._thread.join()
+        return self._why
 
 
 class Loading:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -169,12 +169,13 @@ class Session:
 
     # ----------------------------------------------------------------------------------------------------- BuildKit
 
-    def bake(self, targets: Sequence[bake.Target]) -> BakeResult:
+    def bake(self, targets: Sequence[bake.Target], stopped: Callable[[], bool]) -> BakeResult:
         """Have BuildKit build *targets*.
 
         Raises:
+            Stopped: *stopped* said so.
             LayerkitError: a step fails, or there is no builder.
         """
         root = self.project.root.absolute()
         given = [replace(target, secrets=there(target.secrets, root)) for target in targets]
-        return self.to.engine.bake(bake.definition(given, root), listener=self.listener, cwd=root)
+        return self.to.engine.bake(bake.definition(given, root), listener=self.listener, cwd=root, stopped=stopped)

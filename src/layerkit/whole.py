@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -33,8 +33,8 @@ def build_whole(session: Session, plan: Plan) -> Result:
         ConflictError: somebody moved a tag since the plan was made, or just after BuildKit did; it was left there.
         LayerkitError: as the step that failed has it.
     """
-    with sending(session, plan) as sent:
-        baked, images, read = _bake(session, plan)
+    with sending(session, plan) as (sent, failed):
+        baked, images, read = _bake(session, plan, failed)
         packed = sent()
     roles = {platform: roles_of_whole(image, plan.inputs) for platform, image in images.items()}
     result = outcome(session, plan, images, roles, Published(baked.digest(_TARGET), 0), baked, packed)
@@ -43,7 +43,7 @@ def build_whole(session: Session, plan: Plan) -> Result:
     return replace(result, way="buildkit", rebuilt=rebuilt, checkpoint_read=result.checkpoint_read + read)
 
 
-def _bake(session: Session, plan: Plan) -> tuple[BakeResult, Mapping[str, Image], int]:
+def _bake(session: Session, plan: Plan, stopped: Callable[[], bool]) -> tuple[BakeResult, Mapping[str, Image], int]:
     """What BuildKit says, the image as the destination tells it, and bytes of the checkpoint that it was given."""
     inputs, destination = plan.inputs, session.to.destination
     with session.phase("build"), workplace(session.state) as (folder, links):
@@ -60,7 +60,7 @@ def _bake(session: Session, plan: Plan) -> tuple[BakeResult, Mapping[str, Image]
         folder_of_it = str(weights) if placed else ""
         image = target(session.to, inputs, _TARGET, platform, context, folder_of_it, output, session.listener)
         _unmoved(session, plan)
-        result = session.bake([image])
+        result = session.bake([image], stopped)
         return result, destination.delivered(session.tags, result, _TARGET), read
 
 

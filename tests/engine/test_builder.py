@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from layerkit.errors import BuildError
+from layerkit.errors import LayerkitError
 from layerkit.events import Phase
 from layerkit.oci import Reference
 from layerkit.pipeline import execute
@@ -23,7 +23,7 @@ from layerkit.registry import Client
 from layerkit.request import Request
 from layerkit.session import Session
 
-from .conftest import Workspace
+from .conftest import MIB, Workspace, write_weights
 
 SLOW = """\
 FROM {base} AS image
@@ -53,7 +53,14 @@ def command(number: int) -> str:
         return ""
 
 
-def slow_build(workspace: Workspace, token: str, *, timeout: float, meanwhile: Callable[[], None]) -> BuildError:
+def slow_build(
+    workspace: Workspace,
+    token: str,
+    *,
+    timeout: float = 150.0,
+    meanwhile: Callable[[], None] = lambda: None,
+    planned: Callable[[], None] = lambda: None,
+) -> LayerkitError:
     """A build whose step takes minutes, and that gets so many seconds: how it failed."""
     (workspace.root / "Dockerfile").write_text(SLOW.format(base=workspace.engine.base, token=token))
     (workspace.root / "layerkit.toml").write_text(
@@ -69,7 +76,8 @@ def slow_build(workspace: Workspace, token: str, *, timeout: float, meanwhile: C
     with Session(load(None, root=workspace.root), Request(("slow",), True), settings, listen) as session:
         session.to.engine.timeout = timeout
         plan = session.plan()
-        with pytest.raises(BuildError) as raised:
+        planned()
+        with pytest.raises(LayerkitError) as raised:
             execute(session, plan)
     with Client() as client:
         assert client.repository(Reference.parse(workspace.repository)).resolve("slow") is None
@@ -79,7 +87,7 @@ def slow_build(workspace: Workspace, token: str, *, timeout: float, meanwhile: C
 def test_fault_36_a_hung_builder(workspace: Workspace) -> None:
     """FAULTS 36: a build that does not end is stopped after the time limit: 4, and its whole process group is gone."""
     token = uuid.uuid4().hex
-    error = slow_build(workspace, token, timeout=4, meanwhile=lambda: None)
+    error = slow_build(workspace, token, timeout=4)
     assert error.exit_status == 4
     assert "not done within 4 s" in error.message and error.hint
     assert processes(token) == []
@@ -101,6 +109,16 @@ def test_fault_36_a_builder_that_goes(workspace: Workspace) -> None:
     error = slow_build(workspace, token, timeout=40, meanwhile=kill)
     assert error.exit_status == 4
     assert "within" not in error.message
+    assert processes(token) == []
+
+
+def test_weights_that_fail_end_the_build(workspace: Workspace) -> None:
+    """Weights that changed after they were looked at end a build that has minutes to go: 3, and nothing runs on."""
+    token = uuid.uuid4().hex
+    error = slow_build(
+        workspace, token, planned=lambda: write_weights(workspace.root / "model.pth.tar", seed=9, size=3 * MIB)
+    )
+    assert error.exit_status == 3 and "changed" in error.message
     assert processes(token) == []
 
 

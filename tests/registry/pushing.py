@@ -231,7 +231,7 @@ class Played(Session):
         self.whole: tuple[Image, list[bytes]] | None = None
         vars(self.to)["engine"] = SimpleNamespace(abilities=Abilities("docker-container", ""))
 
-    def bake(self, targets: Sequence[Any]) -> BakeResult:
+    def bake(self, targets: Sequence[Any], stopped: Callable[[], bool]) -> BakeResult:
         metadata = {}
         for target in targets:
             self.baked.append(target.name)

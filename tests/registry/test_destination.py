@@ -188,8 +188,8 @@ def test_sbom_that_is_too_large(seeded: Seeded, monkeypatch: pytest.MonkeyPatch)
     registry.push(NAME, f"runtime-{pushing.runtime_key()}", index)
 
     class Attesting(Played):
-        def bake(self, targets: Sequence[Any]) -> BakeResult:
-            result = super().bake(targets)
+        def bake(self, targets: Sequence[Any], stopped: Callable[[], bool]) -> BakeResult:
+            result = super().bake(targets, stopped)
             if targets[0].name != "image":
                 registry.push(NAME, f"runtime-{pushing.runtime_key()}", index)
             return result

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from layerkit.engine import BakeResult
-from layerkit.errors import AuthenticationError, BuildError, CheckpointError
+from layerkit.errors import AuthenticationError, BuildError, CheckpointError, Stopped
 from layerkit.pipeline import execute
 from layerkit.runtime.bake import PLACEHOLDER, PLACEHOLDER_NAME
 from layerkit.testing import FakeRegistry
@@ -56,6 +57,28 @@ def test_session_builds_again(seeded: tuple[FakeRegistry, Pushing]) -> None:
     assert registry.tag(NAME, "v1") is not None
 
 
+@pytest.mark.parametrize("way", ["compose", "buildkit"])
+def test_weights_that_fail_end_the_build(seeded: tuple[FakeRegistry, Pushing], way: str) -> None:
+    """A checkpoint that cannot be sent is told at once, as what failed: BuildKit is not waited for."""
+    registry, pushing = seeded
+    registry.fail(method="POST", path="uploads", status=403, times=-1)
+    if way == "buildkit":  # which has only weights of placement artifact sent beside it
+        toml = pushing.project / "layerkit.toml"
+        toml.write_text(toml.read_text().replace('path = "weights"', 'path = "weights"\nplacement = "artifact"'))
+
+    class Building(Played):
+        def bake(self, targets: Sequence[Any], stopped: Callable[[], bool]) -> BakeResult:
+            until = time.monotonic() + 60
+            while not stopped():
+                assert time.monotonic() < until
+                time.sleep(0.01)
+            raise Stopped
+
+    with Building(pushing, no_cache=True, way=way) as session, pytest.raises(AuthenticationError):
+        execute(session, session.plan())
+    assert registry.tag(NAME, "v1") is None
+
+
 @pytest.mark.parametrize(
     ("said", "hinted"),
     [
@@ -69,7 +92,7 @@ def test_step_that_misses_the_weights(seeded: tuple[FakeRegistry, Pushing], said
     own_dockerfile(pushing, 'RUN ["/check"]')
 
     class Failing(Played):
-        def bake(self, targets: Sequence[Any]) -> BakeResult:
+        def bake(self, targets: Sequence[Any], stopped: Callable[[], bool]) -> BakeResult:
             raise BuildError("step failed", step="RUN /check", log=(said,))
 
     with pytest.raises(BuildError) as caught:

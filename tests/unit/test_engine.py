@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from layerkit.engine import Engine
-from layerkit.errors import BuildError, LayerkitError, LocalResourceError
+from layerkit.errors import BuildError, LayerkitError, LocalResourceError, Stopped
 from layerkit.events import Event, Note
 from layerkit.failures import login_hint
 
@@ -67,6 +67,17 @@ def test_it_is_done_again_once(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="already exists"):
         docker.bake({})
     assert docker.bakes == 2
+
+
+def test_a_build_that_is_not_wanted_any_more(tmp_path: Path) -> None:
+    """It is ended as soon as that is said, and no failure of its own is made of it."""
+    script = tmp_path / "docker"
+    script.write_text(f"echo $$ > {tmp_path}/pid; exec sleep 300\n")
+    docker = Engine(environment={"PATH": "/usr/bin:/bin"})
+    docker.__dict__["command"] = ("/bin/sh", str(script))
+    with pytest.raises(Stopped):
+        docker.bake({}, stopped=(tmp_path / "pid").exists)
+    assert not Path("/proc", (tmp_path / "pid").read_text().strip()).exists()
 
 
 @pytest.mark.parametrize(
