@@ -20,12 +20,14 @@ from .github import annotation, harmless
 from .text import duration, size
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.progress import TaskID
 
 __all__ = ["Display", "display", "notes"]
 
 _EVERY = 5.0  # seconds between two plain lines of one transfer
+# What became of a step, a phase or a transfer, by its state.
+_MARKS = {"finished": "✓", "done": "✓", "cached": "✓", "dropped": "✓", "failed": "✗", "canceled": "–"}
 # Steps of BuildKit's own making, which tell nobody anything: what it loads, and the second half of each linked copy.
 _INTERNAL = re.compile(r"\[(internal|context [^]]*)\]|\[[^]]*\] LINK |resolving provenance")
 
@@ -195,6 +197,12 @@ class _Live(_Quiet):
         from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
         from rich.text import Text
 
+        class Mark(SpinnerColumn):
+            """What became of it; until that is known, something that turns."""
+
+            def render(self, task: Task) -> RenderableType:
+                return Text(task.fields["mark"]) if task.fields.get("mark") else super().render(task)
+
         class Bytes(TextColumn):
             def render(self, task: Task) -> Text:
                 done = f"{size(task.completed)} of {size(task.total)}"
@@ -205,7 +213,7 @@ class _Live(_Quiet):
 
         console = self._console or Console(stderr=True)
         name = TextColumn("{task.description}", markup=False)
-        spinner, elapsed = SpinnerColumn(finished_text="✓"), TimeElapsedColumn()
+        spinner, elapsed = Mark(), TimeElapsedColumn()
         self._steps = Progress(spinner, elapsed, name, console=console)
         self._transfers = Progress(spinner, elapsed, name, BarColumn(bar_width=20), Bytes(""), console=console)
         self._live = Live(Group(self._steps, self._transfers), console=console, refresh_per_second=10)
@@ -216,33 +224,34 @@ class _Live(_Quiet):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._lock:
-            for task in self._steps.tasks:
-                if not task.finished:
-                    self._steps.stop_task(task.id)
-                    if error is None:
-                        self._steps.update(task.id, total=1, completed=1)
+            for rows in (self._steps, self._transfers):
+                for task in rows.tasks:
+                    if not task.fields["mark"]:
+                        rows.stop_task(task.id)
+                        rows.update(task.id, mark=_MARKS["canceled" if error else "done"])
             self._live.stop()
 
     def __call__(self, event: Event) -> None:
         with self._lock:
             match event:
                 case Phase("plan" | "compose" as name, state, _):
-                    self._row(f"phase-{name}", name, done=state != "started")
+                    self._row(f"phase-{name}", name, state)
                 case Step(id, name, state, _) if _worth_showing(name):
                     mark = {"cached": "CACHED ", "failed": "FAILED "}.get(state, "")
                     shown, room = f"build  {mark}{name}", self._live.console.width - 12
-                    self._row(id, shown if len(shown) <= room else shown[: room - 1] + "…", done=state != "running")
+                    self._row(id, shown if len(shown) <= room else shown[: room - 1] + "…", state)
                 case Transfer():
                     self._transfer(event)
                 case Note(message, level):
                     label = "warning" if level == "warning" else "note"
                     self._live.console.print(f"{label}: {printable(message)}", markup=False, highlight=False)
 
-    def _row(self, key: str, description: str, *, done: bool) -> None:
+    def _row(self, key: str, description: str, state: str) -> None:
         if key not in self._tasks:
             self._tasks[key] = self._steps.add_task(description, total=None)
+        mark = _MARKS.get(state, "")
         self._steps.update(
-            self._tasks[key], description=description, total=1 if done else None, completed=1 if done else 0
+            self._tasks[key], description=description, mark=mark, total=1 if mark else None, completed=1 if mark else 0
         )
 
     def _transfer(self, event: Transfer) -> None:
@@ -253,4 +262,7 @@ class _Live(_Quiet):
             label += f"  ({printable(event.note)})"
         if event.id not in self._tasks:
             self._tasks[event.id] = self._transfers.add_task(label, total=event.total)
-        self._transfers.update(self._tasks[event.id], description=label, total=event.total, completed=event.done)
+        mark = _MARKS.get(event.state, "")
+        self._transfers.update(
+            self._tasks[event.id], description=label, mark=mark, total=event.total, completed=event.done
+        )

@@ -78,6 +78,7 @@ class Progress:
             # Not there before the first build; BuildKit goes on without it.
             if key not in self.steps or self.steps[key].state != "canceled":
                 self.steps[key] = Step(key, name, "canceled")
+                yield self.steps[key]
                 yield Note(f"no build cache to import yet ({name.rpartition(' ')[2]})")
             return
         if error and "context canceled" in error:

@@ -118,6 +118,31 @@ def test_live() -> None:
             assert not thread.is_alive()
 
 
+def test_live_marks() -> None:
+    """A tick stands at what was done alone: not at what failed, was cancelled, or had not come to its end."""
+    wanted = {
+        "done": "✓",
+        "cached": "✓",
+        "failed": "✗",
+        "canceled": "–",
+        "running": "–",
+        "half.pt": "–",
+        "whole.pt": "✓",
+    }
+    from rich.console import Console
+
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=100, color_system=None)
+    with pytest.raises(KeyError), display("auto", terminal=True, console=console) as listener:
+        for number, state in enumerate(("done", "cached", "failed", "canceled", "running")):
+            listener(Step(str(number), f"RUN {state}", state))  # type: ignore[arg-type]
+        listener(Transfer("c", "half.pt", 1, 2))
+        listener(Transfer("d", "whole.pt", 2, 2, "finished"))
+        raise KeyError
+    rows = [line.split() for line in stream.getvalue().replace("\x1b[?25l", "").rpartition("\x1b[2K")[2].splitlines()]
+    assert {word: row[0] for row in rows for word in row if word in wanted} == wanted
+
+
 @pytest.mark.parametrize("kind", ["plain", "quiet", "tty"])
 def test_escapes_of_others(capsys: pytest.CaptureFixture[str], kind: str) -> None:
     """Text of registries and file names reaches the terminal escaped (FAULTS 56)."""

@@ -74,7 +74,9 @@ def test_missing_cache_is_a_note() -> None:
     """A cache that cannot be imported is a note, once, and fails nothing (FAULTS 35)."""
     progress = Progress()
     line = vertex("d2", "importing cache manifest from r.example/x:buildcache", error="not found")
-    assert feed(progress, line, line) == [Note("no build cache to import yet (r.example/x:buildcache)")]
+    step, note = feed(progress, line, line)
+    assert isinstance(step, Step) and step.state == "canceled"
+    assert note == Note("no build cache to import yet (r.example/x:buildcache)")
     assert progress.failure() == ("", (), "")
 
 
