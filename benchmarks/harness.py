@@ -329,16 +329,32 @@ class Engine:
         self.empty_builder()
 
     @contextlib.contextmanager
-    def node(self) -> Iterator[str]:
-        """A second Docker that only pulls: its address. It is ended, unless it ran before."""
-        command = [str(ENGINE_TOOL), "node", "env", "--store", "containerd"]
+    def node(self, store: str = "containerd") -> Iterator[str]:
+        """A second Docker, without a network for containers: its address. It is ended, unless it ran before."""
+        command = [str(ENGINE_TOOL), "node", "env", "--store", store]
         ran = subprocess.run(command, capture_output=True, check=False).returncode == 0
-        run([ENGINE_TOOL, "node", "up", "--store", "containerd"], timeout=180)
+        run([ENGINE_TOOL, "node", "up", "--store", store], timeout=180)
         try:
             yield run(command).output.strip().rpartition("=")[2].strip("'\"")
         finally:
             if not ran:
-                run([ENGINE_TOOL, "node", "down", "--store", "containerd"], timeout=180)
+                run([ENGINE_TOOL, "node", "down", "--store", store], timeout=180)
+
+    @contextlib.contextmanager
+    def classic(self) -> Iterator[None]:
+        """In the block, a Docker with the classic image store is the one of the environment."""
+        before = os.environ.get("DOCKER_HOST")
+        with self.node("classic") as host:
+            os.environ["DOCKER_HOST"] = host
+            try:
+                yield
+            finally:
+                self.drop_images()
+                self.docker("buildx", "prune", "-af")
+                if before is None:
+                    del os.environ["DOCKER_HOST"]
+                else:
+                    os.environ["DOCKER_HOST"] = before
 
     @contextlib.contextmanager
     def builder(self) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import shards
 from harness import MIB, BenchError, Done, layerkit, run
 from measuring import Bench
-from projects import LOAD, SWAP, Contestant, Project, said
+from projects import CLASSIC, LOAD, SWAP, Contestant, Project, said
 
 SMALL = MIB  # bytes of the small checkpoint that a large one is held against
 
@@ -35,6 +35,12 @@ def swap(bench: Bench) -> None:
 def load(bench: Bench) -> None:
     """New weights, everything else cached and loaded before: into the local Docker."""
     _swaps(bench, "load", LOAD)
+
+
+def classic(bench: Bench) -> None:
+    """The same into a Docker with the classic image store, which compresses nothing."""
+    with bench.engine.classic():
+        _swaps(bench, "classic", CLASSIC)
 
 
 def _swaps(bench: Bench, phase: str, kinds: Sequence[type[Contestant]]) -> None:
@@ -174,6 +180,7 @@ PHASES: dict[str, Callable[[Bench], None]] = {
     "memory": memory,
     "code": code,
     "load": load,
+    "classic": classic,
     "pull": pull,
     **shards.PHASES,
 }

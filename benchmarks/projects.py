@@ -49,7 +49,7 @@ path = "{weights}"
 _DOCKERFILE = """\
 FROM {base} AS dependencies
 WORKDIR /app
-RUN --mount=type=bind,source=wheels,target=/tmp/wheels \\
+RUN --network=none --mount=type=bind,source=wheels,target=/tmp/wheels \\
     --mount=type=bind,source=requirements.txt,target=/tmp/requirements.txt \\
     PIP_BREAK_SYSTEM_PACKAGES=1 pip install --no-cache-dir --no-index --find-links=/tmp/wheels -r /tmp/requirements.txt
 FROM dependencies
@@ -202,6 +202,12 @@ class LayerkitLoad(Layerkit):
 
     name = "layerkit build --load"
     where = ("--load",)
+
+
+class LayerkitLoadOwn(LayerkitLoad):
+    """The same with a Dockerfile of one's own, of which no step needs a network."""
+
+    where = ("--load", "-f", "under.toml")
 
 
 class Buildx(Contestant):
@@ -378,3 +384,4 @@ class Curl(Contestant):
 
 SWAP: tuple[type[Contestant], ...] = (Layerkit, Buildx, BuildxUncompressed, Crane, Oras, Curl)
 LOAD: tuple[type[Contestant], ...] = (LayerkitLoad, BuildxLoad, BuildxLoadElsewhere, DockerLoad)
+CLASSIC: tuple[type[Contestant], ...] = (LayerkitLoadOwn, BuildxLoad, DockerLoad)

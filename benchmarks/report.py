@@ -100,8 +100,11 @@ def goals(runs: Runs) -> list[Goal]:
             found.append(Goal(f"peak memory of a swap of {what}", "under 150 MiB", got, peak < 150 * MIB))
     for kind in (BuildxLoadElsewhere, BuildxLoad):
         faster(f"--load swap against {kind.name}", LayerkitLoad.name, kind.name, 2.5, load)
-    if limit := paired(load, LayerkitLoad.name, DockerLoad.name):
-        found.append(Goal("--load swap over docker load of a ready archive", "", _ratios(limit), None))
+    classic = runs.get("classic", [])
+    faster("the same, classic image store", LayerkitLoad.name, BuildxLoad.name, 2.5, classic)
+    for store, group in (("containerd", load), ("classic", classic)):
+        if limit := paired(group, LayerkitLoad.name, DockerLoad.name):
+            found.append(Goal(f"--load swap over docker load of a ready archive, {store}", "", _ratios(limit), None))
     names = [f"docker pull, checkpoint {place} the code" for place in ("above", "under")]
     if ratios := paired(runs.get("pull", []), names[0], names[1]):
         found.append(Goal("pull of new code: checkpoint above over under", "", _ratios(ratios), None))
