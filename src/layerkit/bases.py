@@ -70,7 +70,7 @@ class Bases:
             local = self._in_docker(text)
             if local is None:
                 self._listener(Note(f"base {text}: {error}; its digest is not pinned", "warning"))
-            return local or Base(user=remembered_user(self._state, text))
+            return local or Base(user=remembered_user(self._state, text), triggers=True)
         if found is None:
             found = self._in_docker(text)
         if found is None:
@@ -86,11 +86,12 @@ class Bases:
             return None
         key = f"{descriptor.digest} {' '.join(self._platforms)}"
         known = self._state.get("base", key)
-        if known is None or "others" not in known:
+        if known is None or "triggers" not in known:
             counts: dict[str, int] = {}
             manifests: dict[str, str] = {}
             others: dict[str, str] = {}
             user = ""
+            triggers = False
             top = repository.manifest(descriptor.digest)
             for platform in self._platforms:
                 wanted = Platform.parse(platform)
@@ -106,15 +107,21 @@ class Bases:
                     counts[platform] = len(manifest.layers)
                     manifests[platform] = str(manifest.digest)
                     user = config.user
+                    triggers = triggers or bool(config.settings.get("OnBuild"))
                     found = Platform.from_json(config.document)
                     if manifest is top and _is_another(found, wanted):
                         others[platform] = str(found)
-            known = {"layers": counts, "user": user, "manifests": manifests, "others": others}
+            known = {"layers": counts, "user": user, "manifests": manifests, "others": others, "triggers": triggers}
             self._state.put("base", key, known)
         self._state.put("base-user", str(reference), known["user"])
         digests = {platform: Digest.parse(digest) for platform, digest in known["manifests"].items()}
         return Base(
-            descriptor.digest, known["layers"], user=known["user"], manifests=digests, others=dict(known["others"])
+            descriptor.digest,
+            known["layers"],
+            user=known["user"],
+            manifests=digests,
+            others=dict(known["others"]),
+            triggers=bool(known["triggers"]),
         )
 
     def _in_docker(self, text: str) -> Base | None:
@@ -129,8 +136,9 @@ class Bases:
                         self._listener(
                             Note(f"base {text}: the local Docker shows {found} of it, not {platform}", "warning")
                         )
-                user = str((image.get("Config") or {}).get("User") or "")
-                return Base(Digest.parse(str(image["Id"])), counts, pinned=False, user=user)
+                config = image.get("Config") or {}
+                user, triggers = str(config.get("User") or ""), bool(config.get("OnBuild"))
+                return Base(Digest.parse(str(image["Id"])), counts, pinned=False, user=user, triggers=triggers)
         return None
 
 

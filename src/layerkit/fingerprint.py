@@ -24,6 +24,7 @@ from .runtime import (
     foundation,
     generate,
     read_requirements,
+    taken,
 )
 from .runtime.requirements import Entry, masked
 from .state import Identity, State
@@ -53,6 +54,7 @@ class Base:
     ``pinned``: the builder can be held to that digest (one of the local Docker may be no manifest's).
     ``manifests``: platform -> digest of its manifest.
     ``others``: platform that it certainly is not of -> those that it is of.
+    ``triggers``: its configuration has ONBUILD instructions, or may have: what these take is in no Dockerfile.
     """
 
     digest: Digest | None = None
@@ -61,6 +63,7 @@ class Base:
     user: str = ""
     manifests: Mapping[str, Digest] = field(default_factory=dict)
     others: Mapping[str, str] = field(default_factory=dict)
+    triggers: bool = False
 
 
 @dataclass(frozen=True)
@@ -224,12 +227,16 @@ def fingerprint(
         references = (lowest,) if lowest else ()
         dependency_files = frozenset(requirements.files) if requirements else frozenset()
     apart = tuple(apart)
-    files = find_files(project, apart)
+    if not project.image.dockerfile:
+        files = find_files(project, apart)
     wheels = _wheels(project)
     bases = {reference: resolve(reference) for reference in references}
     if lowest:
         _of_platforms(lowest, bases[lowest], platforms)
-    if not project.image.dockerfile:
+    if project.image.dockerfile:
+        named = taken(text, target_stage=project.image.target, args=project.builder.args)
+        files = find_files(project, apart, None if any(base.triggers for base in bases.values()) else named)
+    else:
         user = bases[lowest].user if lowest else ""
         text = generate(project, requirements, includes=find_includes(project, apart), base_user=user)
     checkpoint = checkpoint_inputs(project, state, sources)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 import time
 import uuid
 from collections.abc import Callable
@@ -261,6 +263,66 @@ def test_own_dockerfile_sees_what_buildx_shows_it(workspace: Workspace) -> None:
     assert workspace.python("import os;print(sorted(os.listdir('/app')))") == str(
         [".dockerignore", "__init__.py", "in.py", "logs"]
     )
+
+
+TAKING = """\
+FROM scratch AS unused
+COPY . /all
+FROM {base} AS image
+COPY --link --chown=0:0 --from=checkpoint . /t/weights/
+COPY serve.py lib /t/files/
+COPY ["lib/__init__.py", "with space.txt", "/t/list/"]
+COPY --chown=3:4 con?/*.yaml *.py /t/pattern/
+COPY --chmod=700 logs /t/empty/
+COPY deep/./a/../b/ /t/cleaned/
+COPY packed.tar /t/archive/
+ADD packed.tar /t/unpacked/
+COPY <<EOF /t/here
+COPY runs /nowhere
+EOF
+RUN --mount=type=bind,source=conf,target=/c --mount=source=deep,target=/d cp -r /c /d /t/
+{more}
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "narrow"), [("", True), ("COPY linked /t/linked/", False), ("ARG D=deep\nCOPY $D /t/variable/", False)]
+)
+def test_own_dockerfile_gets_what_it_takes(workspace: Workspace, more: str, narrow: bool) -> None:
+    """Of the folder only what the Dockerfile takes is sent, and the image has the same files as from plain buildx."""
+    root = workspace.root
+    for name in ("conf/a.yaml", "conf/b.yaml", "conf/c.txt", "deep/a/x", "deep/b/y", "deep/b/c/z", "with space.txt"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+    (root / "logs").mkdir()
+    (root / "deep" / "b" / "out").symlink_to("../../conf/a.yaml")
+    (root / "linked").symlink_to("deep")
+    with tarfile.open(root / "packed.tar", "w") as tar:
+        tar.add(root / "conf", "conf")
+    write_weights(root / "runs" / "epoch-1.pth.tar", seed=8)
+    text = TAKING.format(base=workspace.engine.base, more=more)
+    (root / "Dockerfile").write_text(text)
+    (root / "layerkit.toml").write_text(
+        f'[image]\nname = "{workspace.repository}"\ndockerfile = "Dockerfile"\n[checkpoint]\npath = "model.pth.tar"\n'
+    )
+    first = workspace.build()
+    assert first["way"] == "compose"
+    assert first["builder"]["bytes_sent"] < MIB  # BuildKit asks for no more, whatever lies there
+    files = "cd /t; find . -printf '%p %y %m %U %G %l\\n' | sort; find . -type f | sort | xargs -d '\\n' sha256sum"
+    plain, ours = f"{workspace.repository}:plain", f"{workspace.repository}:v1"
+    weights = root.parent / "weights"
+    weights.mkdir()
+    shutil.copyfile(root / "model.pth.tar", weights / "model.pth.tar")
+    (weights / "model.pth.tar").chmod(0o644)
+    workspace.engine.docker(
+        "buildx", "build", "-q", "--load", "--build-context", f"checkpoint={weights}", "-t", plain, str(root)
+    )
+    workspace.engine.docker("pull", "-q", ours)
+    listings = [workspace.engine.docker("run", "--rm", name, "sh", "-c", files) for name in (plain, ours)]
+    assert listings[0] == listings[1] and "./list/with space.txt" in listings[0]
+    write_weights(root / "runs" / "epoch-2.pth.tar", seed=9)
+    second = workspace.build()
+    assert second["builder"]["ran"] is not narrow, [row["reason"] for row in second["plan"]["layers"]]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from layerkit.testing import FakeRegistry
 from registry.support import Connect
 
 
-def of(platform: str, **more: str) -> Image:
+def of(platform: str, **more: Any) -> Image:
     """An image of one platform."""
     os, _, architecture = platform.partition("/")
     document = {"os": os, "architecture": architecture, "rootfs": {"type": "layers", "diff_ids": []}, **more}
@@ -51,6 +52,17 @@ def inputs(registry: FakeRegistry, root: Path, image: ImageTable, *platforms: st
         again = fingerprint(Project(image, root=root), state, platforms=platforms, resolve=bases.resolve)
         assert found.bases == again.bases, "what the state remembers is what was found"
         return found
+
+
+@pytest.mark.parametrize("triggers", [[], ["COPY . /app"]])
+def test_a_base_with_onbuild(registry: FakeRegistry, tmp_path: Path, triggers: list[str]) -> None:
+    """What a base image's ONBUILD takes of the project is sent, though no line of the Dockerfile names it."""
+    registry.push("base/onbuild", "1", of("linux/amd64", config={"OnBuild": triggers}), [])
+    (tmp_path / "Dockerfile").write_text(f"FROM {registry.host}/base/onbuild:1\nCOPY a.py /x/\n")
+    for name in ("a.py", "b.py"):
+        (tmp_path / name).touch()
+    found = inputs(registry, tmp_path, ImageTable("acme/x", dockerfile="Dockerfile"), "linux/amd64")
+    assert ("b.py" in [file.path for file in found.files]) is bool(triggers)
 
 
 @pytest.mark.parametrize(

@@ -326,7 +326,7 @@ def test_summary_of_many_files(tmp_path: Path) -> None:
 def test_empty_folders_count(tmp_path: Path) -> None:
     """An empty folder is part of the runtime key, and is another thing than a file of its name."""
     write_project(tmp_path)
-    made = own(tmp_path, "COPY --link --from=checkpoint . /w/")
+    made = own(tmp_path, "COPY --link --from=checkpoint . /w/\nCOPY src /app/")
     keys = [key(made)]
     (tmp_path / "src/logs").mkdir()
     keys.append(key(made))
@@ -334,6 +334,25 @@ def test_empty_folders_count(tmp_path: Path) -> None:
     (tmp_path / "src/logs").touch(0o755)
     keys.append(key(made))
     assert len(set(keys)) == 3
+
+
+@pytest.mark.parametrize("triggers", [False, True])
+def test_what_own_dockerfile_does_not_name(tmp_path: Path, triggers: bool) -> None:
+    """Files that no instruction takes are no part of the key, unless the base image may take them by ONBUILD."""
+    write_project(tmp_path)
+    made = own(tmp_path, "COPY --link --from=checkpoint . /w/\nCOPY src /app/")
+    base = dataclasses.replace(inputs(made, State()).bases["python:3.11-slim"], triggers=triggers)
+
+    def found() -> str:
+        with State() as state:
+            given = fingerprint(made, state, platforms=(PLATFORM,), resolve=lambda reference: base)
+        return given.runtime_key(PLATFORM)
+
+    first = found()
+    (tmp_path / "epoch-4.pth.tar").write_bytes(b"other weights")
+    assert (found() == first) is not triggers
+    (tmp_path / "src/serve.py").write_text("print('other')\n")
+    assert found() != first
 
 
 def test_empty_folder_where_the_weights_go(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from .landing import check_code, check_copies
 from .mounts import required_secrets
 from .requirements import Entry, Requirements
 from .stages import base_images, foundation
+from .taken import taken
 
 __all__ = [
     "CHECKPOINT_TARGET",
@@ -32,4 +33,5 @@ __all__ = [
     "materialise",
     "read_requirements",
     "required_secrets",
+    "taken",
 ]

@@ -6,6 +6,7 @@ The checkpoint is never among them.
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import os
 import posixpath
 import shutil
@@ -108,7 +109,9 @@ def read_requirements(project: Project) -> Requirements | None:
 # ------------------------------------------------------------------------------------------------------------- files
 
 
-def find_files(project: Project, apart: Iterable[Path] = ()) -> tuple[ContextFile, ...]:
+def find_files(
+    project: Project, apart: Iterable[Path] = (), named: Iterable[str] | None = None
+) -> tuple[ContextFile, ...]:
     """Exactly what is sent to the builder, sorted by path.
 
     For a generated Dockerfile: the requirements files, and ``code.include`` without ``code.exclude``,
@@ -120,6 +123,8 @@ def find_files(project: Project, apart: Iterable[Path] = ()) -> tuple[ContextFil
 
     Args:
         apart: files and folders that are left out as well: what layerkit itself writes is no input.
+        named: what one's own Dockerfile takes of the folder (``taken``), where that is not all; the rest is not
+            looked at. Where a link leads to one of these, or is one, all is sent: BuildKit follows it.
 
     Raises:
         ConfigurationError: an include matches nothing or leaves the folder, a requirements file is missing, something
@@ -128,7 +133,8 @@ def find_files(project: Project, apart: Iterable[Path] = ()) -> tuple[ContextFil
     if project.image.dockerfile:
         without = private(project) | in_project(project, apart)
         walk = _Walk(project.root, [own_ignore(project)], without, own=True)
-        files = {file.path: file for file in walk.below("")}
+        found = walk.below("") if named is None else _below(walk, named)
+        files = {file.path: file for file in found}
         return tuple(sorted(files.values(), key=lambda file: file.path))
     files = {}
     for path in _requirements_files(project):
@@ -140,6 +146,41 @@ def find_files(project: Project, apart: Iterable[Path] = ()) -> tuple[ContextFil
                 files.setdefault(file.path, file)
     _no_file_behind_a_link(files)
     return tuple(sorted(files.values(), key=lambda file: file.path))
+
+
+def _below(walk: _Walk, named: Iterable[str]) -> Iterator[ContextFile]:
+    """The files that are named, or below a folder that is; what is not there BuildKit will miss.
+
+    All files, where a link leads to what is named, or is that.
+    """
+    places = [place for path in named for place in _matching(walk.root, "", path.split("/"))]
+    linked = any((walk.root / place).is_symlink() for place in places)
+    return walk.below("") if linked else (file for place in places for file in walk.of(place))
+
+
+def _matching(root: Path, folder: str, parts: Sequence[str]) -> Iterator[str]:
+    """Paths below *folder* whose parts are like *parts*, as Go's ``filepath.Match`` has it, or a few more.
+
+    A link ends the search, wherever it leads.
+    """
+    if not parts:
+        yield folder
+        return
+    part, rest = parts[0], parts[1:]
+    names: Iterable[str] = [part]
+    if has_wildcard(part):
+        # A set of characters is written otherwise in Go: any name may match it.
+        pattern = "*" if "[" in part else part
+        try:
+            names = fnmatch.filter((entry.name for entry in (root / folder).iterdir()), pattern)
+        except OSError:
+            names = []
+    for name in names:
+        path = f"{folder}/{name}" if folder else name
+        if (root / path).is_symlink():
+            yield path
+        elif (root / path).exists():
+            yield from _matching(root, path, rest)
 
 
 def _no_file_behind_a_link(files: Mapping[str, ContextFile]) -> None:
@@ -264,6 +305,10 @@ def _file(path: str, source: Path, status: os.stat_result | None = None) -> Cont
     return ContextFile(path, source, status.st_size, _EXECUTABLE if status.st_mode & stat.S_IXUSR else _PLAIN)
 
 
+def _empty(path: str, source: Path) -> ContextFile:
+    return ContextFile(path, source, 0, stat.S_IFDIR | _FOLDER)
+
+
 class _Walk:
     """Reads folders, and leaves out what the matchers exclude and what *without* names."""
 
@@ -296,7 +341,12 @@ class _Walk:
             yield from self.below("")
         elif (self.root / path).is_dir():
             if not self.closed(path):
-                yield from self.below(path)
+                empty = self.own and self._may_be_empty(path)
+                for file in self.below(path):
+                    empty = False
+                    yield file
+                if empty:
+                    yield _empty(path, self.root / path)
         elif not self.out(path):
             yield _file(path, self.root / path)
 
@@ -338,7 +388,7 @@ class _Walk:
                     empty = False
                     yield found_below
                 if empty:
-                    yield None, ContextFile(path, Path(entry.path), 0, stat.S_IFDIR | _FOLDER)
+                    yield None, _empty(path, Path(entry.path))
             elif files and not self.out(path):
                 yield None, self._entry(path, entry)
 

@@ -1,4 +1,4 @@
-"""Which secrets a Dockerfile cannot be built without. Pure.
+"""What a Dockerfile's RUN steps mount, and which secrets it cannot be built without. Pure.
 
 Mounts are read as BuildKit's ``frontend/dockerfile/instructions/commands_runmount.go`` reads them.
 """
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from .stages import Dockerfile
 
-__all__ = ["required_secrets"]
+__all__ = ["fields", "required_secrets"]
 
 _TRUE = ("", "1", "t", "T", "TRUE", "true", "True")  # a bare ``required`` is one
 
@@ -40,17 +40,22 @@ def required_secrets(text: str, *, target_stage: str = "", args: Mapping[str, st
 
 def _required(mount: str, variables: Mapping[str, str], dockerfile: Dockerfile) -> str:
     """The id of a secret that must be there; "" for another mount."""
+    found: dict[str, str] = {}
+    for name, value in (fields(mount) or {}).items():
+        # What cannot be known here is not taken for "false".
+        expanded, unknown = dockerfile.expand(value, variables) if "$" in value else (value, "")
+        found[name] = "" if unknown else expanded
+    if found.get("type") != "secret" or found.get("required", "false") not in _TRUE:
+        return ""
+    place = found.get("target") or found.get("dst") or found.get("destination") or ""
+    return found.get("id") or posixpath.basename(place)
+
+
+def fields(mount: str) -> dict[str, str] | None:
+    """Name, in lower case, -> value of what one ``--mount`` says, as written; None where it cannot be read."""
     try:
         rows = list(csv.reader([mount]))
     except csv.Error:
-        return ""  # BuildKit will say so
-    fields: dict[str, str] = {}
-    for field in rows[0] if rows else ():
-        name, _, value = field.partition("=")
-        # What cannot be known here is not taken for "false".
-        expanded, unknown = dockerfile.expand(value, variables) if "$" in value else (value, "")
-        fields[name.lower()] = "" if unknown else expanded
-    if fields.get("type") != "secret" or fields.get("required", "false") not in _TRUE:
-        return ""
-    place = fields.get("target") or fields.get("dst") or fields.get("destination") or ""
-    return fields.get("id") or posixpath.basename(place)
+        return None  # BuildKit will say so
+    parts = (field.partition("=") for field in (rows[0] if rows else ()))
+    return {name.lower(): value for name, _, value in parts}

@@ -283,6 +283,43 @@ def test_own_dockerfile(tmp_path: Path) -> None:
     assert next(file for file in find_files(own(tmp_path)) if file.path == "away").link == "/etc/hostname"
 
 
+def named(root: Path, *places: str) -> list[str]:
+    """What is sent where a Dockerfile names those *places*."""
+    return [file.path for file in find_files(own(root), named=places)]
+
+
+def test_what_own_dockerfile_names(tmp_path: Path) -> None:
+    """What a Dockerfile names is sent, empty folders too, and nothing else is looked at; .dockerignore holds."""
+    write(tmp_path, "Dockerfile", "a.py", "src/b.py", "src/c/d.py", "src/no/e.py", "runs/log", "weights/w.pt", "conf/x")
+    (tmp_path / "src/empty").mkdir()
+    (tmp_path / "logs").mkdir()
+    os.mkfifo(tmp_path / "runs/fifo")
+    (tmp_path / ".dockerignore").write_text("src/no\n")
+    assert named(tmp_path, "a.py", "src", "logs") == ["a.py", "logs", "src/b.py", "src/c/d.py", "src/empty"]
+    assert named(tmp_path, "conf/*", "src/c", "src/c/d.py") == ["conf/x", "src/c/d.py"]
+    assert named(tmp_path, "missing", "src/no", "src/no/e.py", "weights", "weights/w.pt") == []
+    assert named(tmp_path, "*.py", "src/?.py", "s*/c/[^q].py") == ["a.py", "src/b.py", "src/c/d.py"]
+    assert named(tmp_path, "*/*.py", "run?/none", "a.py/*") == ["src/b.py"]
+    assert named(tmp_path) == []
+
+
+@pytest.mark.parametrize("place", ["link", "link/b.py", "src/deep/link/x", "conf/*", "*/y"])
+def test_links_on_the_way_to_what_is_named(tmp_path: Path, place: str) -> None:
+    """Where what is named is reached by a link, or may be, everything is sent: BuildKit follows it wherever it goes."""
+    write(tmp_path, "src/b.py", "src/deep/c.py", "conf/x", "other")
+    (tmp_path / "link").symlink_to("src")
+    (tmp_path / "src/deep/link").symlink_to("../../other")
+    (tmp_path / "conf/y").symlink_to("../other")
+    assert "other" in named(tmp_path, place)
+
+
+def test_links_below_what_is_named(tmp_path: Path) -> None:
+    """A link in a folder that is named is sent as a link, and no reason to send more."""
+    write(tmp_path, "src/b.py", "data/x")
+    (tmp_path / "src/data").symlink_to("../data")
+    assert named(tmp_path, "src") == ["src/b.py", "src/data"]
+
+
 def test_ignore_file_beside_the_dockerfile(tmp_path: Path) -> None:
     """DOCKERFILE.dockerignore is used instead of .dockerignore, as BuildKit does."""
     write(tmp_path, "docker/Dockerfile", "a.py", "b.py")
