@@ -14,38 +14,62 @@ import http.client
 import json
 import socket
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from .errors import LocalResourceError, printable
 
-__all__ = ["Daemon", "Load", "refused", "socket_of"]
+__all__ = ["Daemon", "Endpoint", "Load", "endpoint_of", "refused"]
 
 _DEFAULT = "unix:///var/run/docker.sock"
+_DEFAULT_TLS = "tcp://localhost:2376"
 _QUICK = 60.0  # seconds for a call that only asks
 _LAST_WORDS = 2.0  # seconds to hear why the daemon ended a request
 _MAX_CONFIG = 4 * 1024 * 1024  # bytes
 _AHEAD = 1024 * 1024  # bytes that may be sent while the daemon writes; the kernel gives what it allows
 
 
-def socket_of(environment: Mapping[str, str]) -> Path | None:
-    """The socket that the docker command would speak to in *environment*; None where that is none of this machine's.
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """The Docker that the docker command speaks to.
+
+    Attributes:
+        host: its address, as in DOCKER_HOST; "" where that cannot be told.
+        context: the docker context that names it; "" where that is none.
+    """
+
+    host: str
+    context: str = ""
+
+    @property
+    def socket(self) -> Path | None:
+        """The socket of this machine that it answers on; None where it is reached by other means."""
+        scheme, _, path = self.host.partition("://")
+        return Path(path) if scheme == "unix" and path else None
+
+    def __str__(self) -> str:
+        context = f"docker context {self.context!r}" if self.context else ""
+        shown = f"{self.host} ({context})" if self.host and context else self.host or context
+        return printable(shown or "an address that is not known", 300)
+
+
+def endpoint_of(environment: Mapping[str, str]) -> Endpoint:
+    """What the docker command would speak to in *environment*.
 
     The order is Docker's (docker/cli, ``resolveContextName``): DOCKER_HOST, DOCKER_CONTEXT, the current context of
-    config.json, the default.
+    config.json, the default. That is another where TLS is asked for without an address (``opts.ParseHost``).
     """
-    host = environment.get("DOCKER_HOST", "")
-    if not host:
-        config = Path(environment.get("DOCKER_CONFIG") or Path(environment.get("HOME") or Path.home(), ".docker"))
-        name = environment.get("DOCKER_CONTEXT") or _text(_read(config / "config.json"), "currentContext") or "default"
-        if name == "default":
-            host = _DEFAULT
-        else:
-            folder = config / "contexts" / "meta" / hashlib.sha256(name.encode()).hexdigest()
-            host = _text(_read(folder / "meta.json"), "Endpoints", "docker", "Host")
-    scheme, _, path = host.partition("://")
-    return Path(path) if scheme == "unix" and path else None
+    if host := environment.get("DOCKER_HOST", ""):
+        return Endpoint(host)
+    config = Path(environment.get("DOCKER_CONFIG") or Path(environment.get("HOME") or Path.home(), ".docker"))
+    name = environment.get("DOCKER_CONTEXT") or _text(_read(config / "config.json"), "currentContext") or "default"
+    if name == "default":
+        secured = environment.get("DOCKER_TLS") or environment.get("DOCKER_TLS_VERIFY")
+        return Endpoint(_DEFAULT_TLS if secured else _DEFAULT)
+    folder = config / "contexts" / "meta" / hashlib.sha256(name.encode()).hexdigest()
+    return Endpoint(_text(_read(folder / "meta.json"), "Endpoints", "docker", "Host"), name)
 
 
 def _read(path: Path) -> Any:

@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .daemon import Daemon, Load, refused, socket_of
+from .daemon import Daemon, Endpoint, Load, endpoint_of, refused
 from .errors import BuildError, LocalResourceError, Stopped, printable
 from .events import Listener, Note, silent
 from .failures import build_failure, named_meanwhile
@@ -173,7 +173,12 @@ class Engine:
 
     @cached_property
     def _daemon(self) -> Daemon | None:
-        return Daemon.at(socket_of(self._environment))
+        return Daemon.at(self.endpoint.socket)
+
+    @cached_property
+    def endpoint(self) -> Endpoint:
+        """The Docker that we speak to."""
+        return endpoint_of(self._environment)
 
     @cached_property
     def _info(self) -> subprocess.CompletedProcess[bytes]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from layerkit.daemon import Daemon, socket_of
+from layerkit.daemon import Daemon, endpoint_of
 from layerkit.errors import LocalResourceError
 
 Script = Callable[[socket.socket, bytes], None]  # the connection, and what came of the request's body by now
@@ -92,6 +92,13 @@ def hang_up(connection: socket.socket, data: bytes) -> None:
             {"DOCKER_HOST": "unix:///run/d.sock", "DOCKER_CONTEXT": "rootless"}, None, "/run/d.sock", id="host first"
         ),
         pytest.param({"DOCKER_CONTEXT": "gone"}, None, None, id="no such context"),
+        pytest.param({"DOCKER_TLS_VERIFY": "0"}, None, None, id="TLS, nowhere"),
+        pytest.param({"DOCKER_TLS": "1", "DOCKER_CONTEXT": "default"}, None, None, id="TLS, default"),
+        pytest.param({"DOCKER_TLS_VERIFY": ""}, None, "/var/run/docker.sock", id="no TLS"),
+        pytest.param({"DOCKER_TLS": "1", "DOCKER_HOST": "unix:///run/d.sock"}, None, "/run/d.sock", id="TLS, a socket"),
+        pytest.param(
+            {"DOCKER_TLS": "1", "DOCKER_CONTEXT": "rootless"}, None, "/run/user/1000/docker.sock", id="TLS, a context"
+        ),
         pytest.param({}, ["no", "table"], "/var/run/docker.sock", id="odd config"),
         pytest.param({}, {"currentContext": 7}, "/var/run/docker.sock", id="odd name"),
     ],
@@ -104,7 +111,7 @@ def test_socket(environment: dict[str, str], config: object, expected: str | Non
     meta.parent.mkdir(parents=True)
     host = {"Host": "unix:///run/user/1000/docker.sock"}
     meta.write_text(json.dumps({"Name": "rootless", "Endpoints": {"docker": host}}))
-    found = socket_of({"DOCKER_CONFIG": str(tmp_path), **environment})
+    found = endpoint_of({"DOCKER_CONFIG": str(tmp_path), **environment}).socket
     assert (str(found) if found else None) == expected
 
 
@@ -112,9 +119,9 @@ def test_home_has_the_config(tmp_path: Path) -> None:
     """Without DOCKER_CONFIG, Docker's folder is below the home of the environment; a broken file is passed over."""
     (tmp_path / ".docker").mkdir()
     (tmp_path / ".docker" / "config.json").write_text("{" * 100_000)
-    assert socket_of({"HOME": str(tmp_path)}) == Path("/var/run/docker.sock")
+    assert endpoint_of({"HOME": str(tmp_path)}).socket == Path("/var/run/docker.sock")
     (tmp_path / ".docker" / "config.json").write_text('{"currentContext": "away"}')
-    assert socket_of({"HOME": str(tmp_path)}) is None
+    assert endpoint_of({"HOME": str(tmp_path)}).socket is None
 
 
 def test_nobody_answers(fake: Callable[..., Fake], tmp_path: Path) -> None:
