@@ -130,7 +130,8 @@ def _builder(settings: Settings, platforms: Sequence[str]) -> Iterator[Finding]:
     try:
         command = " ".join(engine.command)
         client, server = engine.versions()
-        yield Finding("docker", "pass", f"{command} {client}" + (f", daemon {server}" if server else ""))
+        daemon = f", daemon {server} at {engine.endpoint}" if server else ""
+        yield Finding("docker", "pass", f"{command} {client}{daemon}")
         abilities = engine.abilities
     except LayerkitError as error:
         which = (part for part in ("daemon", "builder", "buildx") if part in error.message)

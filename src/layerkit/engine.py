@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from .daemon import Daemon, Endpoint, Load, endpoint_of, refused
 from .errors import BuildError, LocalResourceError, Stopped, printable
 from .events import Listener, Note, silent
-from .failures import build_failure, named_meanwhile
+from .failures import build_failure, docker_failure, named_meanwhile, unreachable
 from .oci import Digest
 from .processes import Loading, Watch, group
 from .runtime.progress import Progress
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["ANOTHER_STORE", "Abilities", "BakeResult", "Engine", "Node"]
 
 ANOTHER_STORE = "switch Docker to the containerd image store, or: docker buildx create --use"
-_NO_DAEMON = "start Docker, or set DOCKER_HOST or the docker context to one that runs"
 _QUICK = 60.0  # seconds for a call that only asks
 
 
@@ -165,8 +164,10 @@ class Engine:
                 check=False,
             )
         except subprocess.TimeoutExpired:
+            where = "" if arguments[0] == "buildx" else f" from {self.endpoint}"  # a builder may be elsewhere
             raise LocalResourceError(
-                f"docker {arguments[0]}: no answer within {timeout:.0f} s", hint="is the daemon well? docker info"
+                f"docker {arguments[0]}: no answer{where} within {timeout:.0f} s",
+                hint="is the daemon well? docker info",
             ) from None
         except OSError as error:
             raise LocalResourceError(f"docker: cannot be run: {error.strerror}") from None
@@ -257,13 +258,7 @@ class Engine:
         served = done.returncode == 0 and bool(info.get("ServerVersion"))
         driver = self._driver()
         if not served and driver == "docker":
-            said = next((line for line in text.splitlines() if line.strip()), "") or "; ".join(
-                info.get("ServerErrors") or ()
-            )
-            raise LocalResourceError(
-                f"docker: no daemon answers ({printable(said, 200)})",
-                hint=_NO_DAEMON,
-            )
+            raise unreachable(text.strip() or "; ".join(info.get("ServerErrors") or ()), self.endpoint)
         return Abilities(driver, _store(info) if served else "")
 
     def _driver(self) -> str:
@@ -273,6 +268,8 @@ class Engine:
             if name == "Driver":
                 return value.strip() or "docker"  # nothing stands there where the daemon does not answer
         said = printable(done.stderr.decode(errors="replace").strip(), 300)
+        if "unable to resolve docker endpoint" in said:
+            raise unreachable(said, self.endpoint)
         if self.builder:
             raise LocalResourceError(f"docker buildx: no builder {self.builder!r}: {said}", hint="docker buildx ls")
         return "docker"
@@ -285,7 +282,7 @@ class Engine:
         if done.returncode != 0:
             if b"o such image" in done.stderr:
                 return None
-            raise _lost(done.stderr)
+            raise self._lost(done.stderr)
         found = json.loads(done.stdout)
         return found[0] if found else None
 
@@ -296,7 +293,10 @@ class Engine:
             return
         done = self.ask("image", "tag", source, f"{repository}:{tag}")
         if done.returncode != 0:
-            raise _lost(done.stderr)
+            raise self._lost(done.stderr)
+
+    def _lost(self, stderr: bytes) -> LocalResourceError:
+        return docker_failure(stderr.decode(errors="replace"), self.endpoint)
 
     def attachment(self, build: str, digest: str, limit: int = 8 * 1024 * 1024) -> bytes | None:
         """The blob *digest* from the builder's content store, by way of the record of *build*; None where it has none.
@@ -465,8 +465,3 @@ def _store(info: Mapping[str, Any]) -> str:
     """By what ``docker info`` says of a daemon."""
     containerd = any("io.containerd.snapshotter" in str(row) for row in info.get("DriverStatus") or ())
     return "containerd" if containerd else "classic"
-
-
-def _lost(stderr: bytes) -> LocalResourceError:
-    said = printable(stderr.decode(errors="replace").strip(), 300)
-    return LocalResourceError(f"docker: {said}", hint=_NO_DAEMON)

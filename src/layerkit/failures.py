@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 
-from .errors import AuthenticationError, BuildError, LayerkitError, LocalResourceError, TransientError
+from .daemon import Endpoint
+from .errors import AuthenticationError, BuildError, LayerkitError, LocalResourceError, TransientError, printable
 from .runtime.progress import Progress
 
-__all__ = ["build_failure", "login_hint", "named_meanwhile"]
+__all__ = ["build_failure", "docker_failure", "login_hint", "named_meanwhile", "unreachable"]
 
 # Where docker and BuildKit name a registry: in a reference, or in the address that was asked.
 _REFERENCE = re.compile(r"\b(?:metadata for|push|denied for|resolve reference) \"?(?P<host>[^/\s\"]+)/")
@@ -16,6 +17,56 @@ _CREDENTIALS = ("401 unauthorized", "authorization failed", "access denied", "au
                 "insufficient_scope", "no basic auth credentials")  # fmt: skip
 _NETWORK = ("connection refused", "connection reset", "i/o timeout", "no such host", "tls handshake timeout",
             "unexpected eof", "503 service unavailable", "502 bad gateway", "429 too many")  # fmt: skip
+
+# What the docker command says where it reaches no daemon, of versions 28 and 29; in lower case.
+_NOT_REACHED = ("cannot connect to the docker daemon", "failed to connect to the docker api", "error during connect",
+                "unable to resolve docker endpoint", "trying to connect to the docker",
+                "sent an http request to an https server", "docker endpoint for")  # fmt: skip
+_CERTIFICATES = ("certificate", "x509", "tls: ", "https server", "https client", ".pem:")
+# Before the reason: the request that was made (by SSH to docker.example.com), and what we say with the address.
+_BEFORE = re.compile(
+    r"^(?:error during connect: |Failed to initialize: |unable to resolve docker endpoint: |[A-Z][a-z]+ \"[^\"]*\": "
+    r"|Error response from daemon: |Cannot connect to the Docker daemon at \S+ Is the docker daemon running\?$"
+    r"|failed to connect to the docker API at \S+?[:;] (?:check if the path is correct and if the daemon is running: )?"
+    r")"
+)
+
+
+def docker_failure(said: str, endpoint: Endpoint) -> LocalResourceError:
+    """Why a docker command failed that asked the daemon at *endpoint*, by its words."""
+    if any(word in said.lower() for word in _NOT_REACHED):
+        return unreachable(said, endpoint)
+    return LocalResourceError(f"docker at {endpoint}: {printable(said.strip(), 500)}", hint="is it well? docker info")
+
+
+def unreachable(said: str, endpoint: Endpoint) -> LocalResourceError:
+    """Why no daemon answers at *endpoint*, by the docker command's words; with the next step for such a failure."""
+    by_ssh = endpoint.host.startswith("ssh://")
+    # Those of ssh come last, after the command that docker makes of the address.
+    lines = said.strip().splitlines() or [""]
+    why = lines[-1].rpartition("stderr=")[2] if by_ssh else lines[0]
+    while (shorter := _BEFORE.sub("", why)) != why:
+        why = shorter
+    words = why.lower()
+    if "context not found" in words:
+        why, hint = "there is none of that name", "docker context ls; then DOCKER_CONTEXT, or docker context use"
+    elif by_ssh:
+        hint = f"this has to work without a question: ssh {printable(endpoint.host, 200)} docker version"
+    elif any(word in words for word in _CERTIFICATES):
+        hint = (
+            "DOCKER_TLS_VERIFY=1, and DOCKER_CERT_PATH with the ca.pem, cert.pem and key.pem for this daemon;"
+            " or a docker context with them"
+        )
+    elif "permission denied" in words:
+        why, hint = (
+            "permission denied",
+            "join the group that its socket belongs to, or set DOCKER_HOST to a Docker of your own",
+        )
+    else:
+        hint = "start Docker, or set DOCKER_HOST or the docker context to one that runs"
+    return LocalResourceError(
+        f"docker: no daemon answers at {endpoint}" + (f": {printable(why, 500)}" if why else ""), hint=hint
+    )
 
 
 def login_hint(said: str) -> str:
@@ -40,7 +91,8 @@ def build_failure(progress: Progress, status: int) -> LayerkitError:
     everything = " ".join([message, *progress.plain]).lower()
     about = f" in step {step!r}" if step else ""
     moved = not step or "exporting" in step or "load metadata" in step or "importing" in step
-    if "cannot connect to the docker daemon" in everything or "no builder" in everything:
+    lost = "cannot connect to the docker daemon" in everything or "no builder" in everything
+    if lost or (not step and any(word in everything for word in _NOT_REACHED)):
         return LocalResourceError(f"docker buildx: {message}", hint="start Docker, or choose another builder")
     if step.startswith("exporting cache"):
         return BuildError(

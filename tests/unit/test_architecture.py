@@ -33,7 +33,7 @@ MAY: dict[str, set[str]] = {
     "daemon": {"errors"},
     "memory": set(),
     "processes": {"errors", "daemon"},
-    "failures": {"errors", "runtime"},
+    "failures": {"errors", "runtime", "daemon"},
     "engine": {"oci", "errors", "events", "failures", "runtime", "daemon", "processes"},
     "lock": {"oci", "errors", "project", "checkpoint"},
     "byreference": {"oci", "errors", "state", "checkpoint", "lock"},
