@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from .daemon import Daemon, Endpoint, Load, endpoint_of, refused
 from .errors import BuildError, LocalResourceError, Stopped, printable
 from .events import Listener, Note, silent
-from .failures import build_failure, docker_failure, named_meanwhile, unreachable
+from .failures import another_docker, build_failure, docker_failure, named_meanwhile, unreachable
 from .oci import Digest
 from .processes import Loading, Watch, group
 from .runtime.progress import Progress
@@ -259,6 +259,8 @@ class Engine:
         driver = self._driver()
         if not served and driver == "docker":
             raise unreachable(text.strip() or "; ".join(info.get("ServerErrors") or ()), self.endpoint)
+        if driver == "docker" and self.builder and self.builder != (self.endpoint.context or "default"):
+            raise another_docker(self.builder)
         return Abilities(driver, _store(info) if served else "")
 
     def _driver(self) -> str:

@@ -8,7 +8,7 @@ from .daemon import Endpoint
 from .errors import AuthenticationError, BuildError, LayerkitError, LocalResourceError, TransientError, printable
 from .runtime.progress import Progress
 
-__all__ = ["build_failure", "docker_failure", "login_hint", "named_meanwhile", "unreachable"]
+__all__ = ["another_docker", "build_failure", "docker_failure", "login_hint", "named_meanwhile", "unreachable"]
 
 # Where docker and BuildKit name a registry: in a reference, or in the address that was asked.
 _REFERENCE = re.compile(r"\b(?:metadata for|push|denied for|resolve reference) \"?(?P<host>[^/\s\"]+)/")
@@ -30,6 +30,7 @@ _BEFORE = re.compile(
     r"|failed to connect to the docker API at \S+?[:;] (?:check if the path is correct and if the daemon is running: )?"
     r")"
 )
+_ANOTHER_CONTEXT = re.compile(r"to switch to context \"(?P<name>[^\"]+)\"")
 
 
 def docker_failure(said: str, endpoint: Endpoint) -> LocalResourceError:
@@ -69,6 +70,14 @@ def unreachable(said: str, endpoint: Endpoint) -> LocalResourceError:
     )
 
 
+def another_docker(builder: str) -> LocalResourceError:
+    """*builder* is the Docker of a docker context that is not the chosen one: buildx refuses to build there."""
+    return LocalResourceError(
+        f"docker buildx: the builder {builder!r} is the Docker of another docker context",
+        hint="leave out --builder and BUILDX_BUILDER, or choose that Docker: DOCKER_CONTEXT, and no DOCKER_HOST",
+    )
+
+
 def login_hint(said: str) -> str:
     """How to log in at the registry that docker's or BuildKit's words are about."""
     found = _REFERENCE.search(said) or _ADDRESS.search(said)
@@ -91,6 +100,8 @@ def build_failure(progress: Progress, status: int) -> LayerkitError:
     everything = " ".join([message, *progress.plain]).lower()
     about = f" in step {step!r}" if step else ""
     moved = not step or "exporting" in step or "load metadata" in step or "importing" in step
+    if not step and (found := _ANOTHER_CONTEXT.search(message)):
+        return another_docker(found["name"])
     lost = "cannot connect to the docker daemon" in everything or "no builder" in everything
     if lost or (not step and any(word in everything for word in _NOT_REACHED)):
         return LocalResourceError(f"docker buildx: {message}", hint="start Docker, or choose another builder")

@@ -140,3 +140,49 @@ def test_save_fails(tmp_path: Path, given: int) -> None:
 def test_where_to_log_in(said: str, hint: str) -> None:
     """The next step names the registry wherever docker's words do; of Docker Hub docker login needs no name."""
     assert login_hint(said) == hint
+
+
+INFO = {"ServerVersion": "28", "ClientInfo": {"Plugins": [{"Name": "buildx"}]}, "DockerRootDir": "/"}
+
+
+def answering(folder: Path, builder: str, inspect: str, info: dict[str, Any], **environment: str) -> Engine:
+    """A docker command of *builder* that says *info*, and *inspect* of the builder."""
+    script = folder / "docker"
+    cases = f"info) cat {folder}/info;; buildx) printf '%s\\n' {shlex.quote(inspect)};;"
+    script.write_text(f"case $1 in\n{cases}\nesac\n")
+    (folder / "info").write_text(json.dumps(info))
+    engine = Engine(builder=builder, environment={"PATH": "/usr/bin:/bin", **environment})
+    engine.__dict__["command"] = ("/bin/sh", str(script))
+    return engine
+
+
+@pytest.mark.parametrize(
+    ("builder", "environment", "refused"),
+    [
+        pytest.param("prod", {"DOCKER_HOST": "unix:///run/d.sock"}, True, id="DOCKER_HOST, another"),
+        pytest.param("prod", {"DOCKER_CONTEXT": "test"}, True, id="a context, another"),
+        pytest.param("default", {"DOCKER_CONTEXT": "test"}, True, id="a context, the default"),
+        pytest.param("test", {"DOCKER_CONTEXT": "test"}, False, id="a context, its own"),
+        pytest.param(
+            "default", {"DOCKER_HOST": "tcp://h:1", "DOCKER_CONTEXT": "test"}, False, id="DOCKER_HOST, default"
+        ),
+        pytest.param("", {"DOCKER_CONTEXT": "test"}, False, id="not asked for"),
+    ],
+)
+def test_the_docker_of_another_context(
+    tmp_path: Path, builder: str, environment: dict[str, str], refused: bool
+) -> None:
+    """A builder that is the Docker of another docker context is refused as buildx does, before anything is planned."""
+    engine = answering(tmp_path, builder, f"Name: {builder}\nDriver: docker", INFO, **environment)
+    if refused:
+        with pytest.raises(LocalResourceError, match="another docker context") as caught:
+            _ = engine.abilities
+        assert repr(builder) in caught.value.message and "DOCKER_CONTEXT" in caught.value.hint
+    else:
+        assert engine.abilities.driver == "docker"
+
+
+def test_a_builder_of_its_own_is_of_no_context(tmp_path: Path) -> None:
+    """A builder in a container, or elsewhere, serves whatever Docker was chosen."""
+    engine = answering(tmp_path, "mine", "Name: mine\nDriver: docker-container", INFO, DOCKER_HOST="tcp://h:1")
+    assert engine.abilities.driver == "docker-container"

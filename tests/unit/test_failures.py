@@ -130,6 +130,7 @@ def test_other_failures_of_a_daemon() -> None:
 @pytest.mark.parametrize(
     ("said", "message"),
     [
+        ('ERROR: use `docker --context=prod buildx` to switch to context "prod"', "'prod' is the Docker of another"),
         ('ERROR: docker endpoint for "default" not found', "docker endpoint for"),
         ("ERROR: failed to connect to the docker API at unix:///run/d.sock", "failed to connect"),
     ],
