@@ -197,6 +197,8 @@ class Engine:
     @cached_property
     def data_folder(self) -> Path | None:
         """Where the daemon keeps its images, if that is on this machine."""
+        if self.endpoint.socket is None:  # another machine may have a folder of that name
+            return None
         try:
             folder = json.loads(self._info.stdout or b"{}").get("DockerRootDir")
         except (ValueError, AttributeError):

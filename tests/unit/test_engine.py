@@ -186,3 +186,10 @@ def test_a_builder_of_its_own_is_of_no_context(tmp_path: Path) -> None:
     """A builder in a container, or elsewhere, serves whatever Docker was chosen."""
     engine = answering(tmp_path, "mine", "Name: mine\nDriver: docker-container", INFO, DOCKER_HOST="tcp://h:1")
     assert engine.abilities.driver == "docker-container"
+
+
+@pytest.mark.parametrize(("host", "here"), [("unix:///run/d.sock", True), ("tcp://h:1", False), ("ssh://h", False)])
+def test_where_images_are_kept(tmp_path: Path, host: str, here: bool) -> None:
+    """The folder of a daemon elsewhere is not taken for the one of that name here."""
+    engine = answering(tmp_path, "", "Driver: docker", INFO, DOCKER_HOST=host)
+    assert engine.data_folder == (Path("/") if here else None)
