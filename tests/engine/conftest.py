@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 import layerkit
 from layerkit.oci import Config, Image, Index, Manifest, Reference
@@ -61,23 +62,58 @@ def engine() -> Engine:
 
 
 @pytest.fixture(scope="session")
-def node() -> Iterator[Callable[[str], str]]:
-    """A further Docker by its image store (containerd or classic): its address. Ended with the session."""
-    started: dict[str, str] = {}
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the further Dockers' TLS, in folders as DOCKER_CERT_PATH has them: "good"; "other", all of an authority that
+    they do not know; "mixed", the client's alone of that one."""
+    folder = tmp_path_factory.mktemp("certificates")
+    good, other = trustme.CA(), trustme.CA()
+    for name, authority, clients in (("good", good, good), ("other", other, other), ("mixed", good, other)):
+        place = folder / name
+        place.mkdir()
+        authority.cert_pem.write_to_path(str(place / "ca.pem"))
+        for kind, of in (("", clients), ("server-", authority)):
+            issued = of.issue_cert("127.0.0.1")
+            issued.private_key_pem.write_to_path(str(place / f"{kind}key.pem"))
+            issued.cert_chain_pems[0].write_to_path(str(place / f"{kind}cert.pem"))
+    return folder
 
-    def start(store: str) -> str:
-        if store not in started:
-            tool = str(ROOT / "tools" / "engine")
-            subprocess.run([tool, "node", "up", "--store", store], check=True, timeout=120)
-            out = subprocess.run(
-                [tool, "node", "env", "--store", store], check=True, capture_output=True, text=True, timeout=60
-            ).stdout
-            started[store] = next(line.split("=", 1)[1] for line in out.splitlines() if "LAYERKIT_TEST_" in line)
-        return started[store]
+
+Exports = dict[str, str]
+
+
+@pytest.fixture(scope="session")
+def started(certificates: Path) -> Iterator[Callable[[str], Exports]]:
+    """A further Docker by its image store (containerd or classic): what tools/engine says of it. Ended with the
+    session."""
+    tool = str(ROOT / "tools" / "engine")
+    known: dict[str, Exports] = {}
+
+    def start(store: str) -> Exports:
+        if store not in known:
+            words = ("--store", store)
+            up = [tool, "node", "up", *words, "--tls", str(certificates / "good")]
+            subprocess.run(up, check=True, timeout=120)
+            done = subprocess.run([tool, "node", "env", *words], check=True, capture_output=True, text=True, timeout=60)
+            lines = (line.removeprefix("export ") for line in done.stdout.splitlines())
+            known[store] = dict(line.split("=", 1) for line in lines)
+        return known[store]
 
     yield start
-    for store in started:
-        subprocess.run([str(ROOT / "tools" / "engine"), "node", "down", "--store", store], check=True, timeout=120)
+    for store in known:
+        subprocess.run([tool, "node", "down", "--store", store], check=True, timeout=120)
+
+
+@pytest.fixture(scope="session")
+def node(started: Callable[[str], Exports]) -> Callable[[str], str]:
+    """A further Docker by its image store (containerd or classic): its address."""
+    names = {"containerd": "LAYERKIT_TEST_NODE", "classic": "LAYERKIT_TEST_CLASSIC"}
+    return lambda store: started(store)[names[store]]
+
+
+@pytest.fixture(scope="session")
+def secure_node(started: Callable[[str], Exports]) -> str:
+    """The address over TLS of the further Docker with the containerd store."""
+    return started("containerd")["LAYERKIT_TEST_NODE_TLS"]
 
 
 def write_wheel(folder: Path, name: str, version: str) -> None:

@@ -37,11 +37,16 @@ def answers(host: str, client: str = "/usr/bin/docker") -> bool:
 
 @dataclass(frozen=True)
 class Daemon:
-    """One dockerd and its containerd. `name` is "builder", "containerd" or "classic"."""
+    """One dockerd and its containerd. `name` is "builder", "containerd" or "classic".
+
+    With `certificates` it is also spoken to over TLS, by who has one of the same authority: a folder of ca.pem,
+    server-cert.pem and server-key.pem.
+    """
 
     name: str
     containerd_store: bool
     bridged: bool
+    certificates: Path | None = None
 
     @property
     def sockets(self) -> Path:
@@ -62,6 +67,11 @@ class Daemon:
     @property
     def data(self) -> Path:
         return ENGINE / "data" / self.name
+
+    def secure_host(self, state: State) -> str:
+        """Its address over TLS; "" where it was started without."""
+        port = state.get(f"tls-port-{self.name}")
+        return f"tcp://127.0.0.1:{port}" if port else ""
 
     def is_up(self, state: State) -> bool:
         return processes.pid_of(state, f"dockerd-{self.name}") is not None and accepts(self.socket)
@@ -86,7 +96,8 @@ class Daemon:
             # dockerd refuses to start when its pidfile names a pid that lives, and after a reboot any pid may.
             (self.sockets / "docker.pid").unlink(missing_ok=True)
             config = self.sockets / "dockerd.json"
-            write_atomically(config, json.dumps(self.dockerd_config(), indent=2))
+            state.set(**{f"tls-port-{self.name}": free_port() if self.certificates else None})
+            write_atomically(config, json.dumps(self.dockerd_config(self.secure_host(state)), indent=2))
             processes.start(state, dockerd, [program("dockerd") or "dockerd", "--config-file", config], environment())
         processes.wait_until(state, dockerd, lambda: accepts(self.socket) and answers(self.host))
 
@@ -123,9 +134,9 @@ class Daemon:
             ]
         )
 
-    def dockerd_config(self) -> dict[str, object]:
+    def dockerd_config(self, secure_host: str) -> dict[str, object]:
         config: dict[str, object] = {
-            "hosts": [self.host],
+            "hosts": [host for host in (self.host, secure_host) if host],
             # The person who called through sudo may use the socket.
             "group": os.environ.get("SUDO_GID", str(os.getgid())),
             "data-root": str(self.data / "docker"),
@@ -142,6 +153,10 @@ class Daemon:
             config["storage-driver"] = "overlay2"
         if self.bridged:
             config["mtu"] = default_route()[1]
+        if self.certificates is not None:
+            config["tlsverify"] = True
+            for option, file in (("tlscacert", "ca"), ("tlscert", "server-cert"), ("tlskey", "server-key")):
+                config[option] = str(self.certificates / f"{file}.pem")
         return config
 
 
@@ -168,6 +183,12 @@ def accepts(path: Path) -> bool:
         except OSError:
             return False
     return True
+
+
+def free_port() -> int:
+    """A TCP port of the loopback that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 def default_route() -> tuple[str, int]:
