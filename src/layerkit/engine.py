@@ -15,14 +15,21 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .daemon import Daemon, Endpoint, Load, endpoint_of, refused
+from .daemon import Daemon, Endpoint, Load, endpoint_of
 from .errors import BuildError, LocalResourceError, Stopped, printable
 from .events import Listener, Note, silent
-from .failures import another_docker, build_failure, docker_failure, named_meanwhile, unreachable
+from .failures import (
+    another_docker,
+    build_failure,
+    docker_failure,
+    named_meanwhile,
+    stream_failure,
+    unreachable,
+)
 from .oci import Digest
 from .processes import Loading, Watch, group
 from .runtime.progress import Progress
@@ -428,7 +435,7 @@ class Engine:
         """
         if self._daemon is not None:
             return self._daemon.load()
-        return Loading([*self.command, "load"], self._environment)
+        return Loading([*self.command, "load"], self._environment, partial(stream_failure, "load", self.endpoint))
 
     @contextlib.contextmanager
     def save(self, reference: str) -> Iterator[Any]:
@@ -443,14 +450,15 @@ class Engine:
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
         ) as process:
-            yield _Saved(process)
+            yield _Saved(process, partial(stream_failure, "save", self.endpoint))
 
 
 class _Saved:
     """The output of ``docker save``: its end is one only if docker says so."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], failure: Callable[[str], LocalResourceError]) -> None:
         self._process = process
+        self._failure = failure
         self._words: list[bytes] = []
         self._reader = threading.Thread(target=lambda: self._words.extend(process.stderr or ()), daemon=True)
         self._reader.start()
@@ -461,7 +469,7 @@ class _Saved:
         if not data and (status := self._process.wait()) != 0:
             self._reader.join()
             said = b"".join(self._words).decode(errors="replace").strip()
-            raise refused(said or f"exit status {status}", "save")
+            raise self._failure(said or f"exit status {status}")
         return data
 
 

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import re
 
-from .daemon import Endpoint
+from .daemon import Endpoint, refused
 from .errors import AuthenticationError, BuildError, LayerkitError, LocalResourceError, TransientError, printable
 from .runtime.progress import Progress
 
-__all__ = ["another_docker", "build_failure", "docker_failure", "login_hint", "named_meanwhile", "unreachable"]
+__all__ = [
+    "another_docker",
+    "build_failure",
+    "docker_failure",
+    "login_hint",
+    "named_meanwhile",
+    "stream_failure",
+    "unreachable",
+]
 
 # Where docker and BuildKit name a registry: in a reference, or in the address that was asked.
 _REFERENCE = re.compile(r"\b(?:metadata for|push|denied for|resolve reference) \"?(?P<host>[^/\s\"]+)/")
@@ -42,16 +50,11 @@ def docker_failure(said: str, endpoint: Endpoint) -> LocalResourceError:
 
 def unreachable(said: str, endpoint: Endpoint) -> LocalResourceError:
     """Why no daemon answers at *endpoint*, by the docker command's words; with the next step for such a failure."""
-    by_ssh = endpoint.host.startswith("ssh://")
-    # Those of ssh come last, after the command that docker makes of the address.
-    lines = said.strip().splitlines() or [""]
-    why = lines[-1].rpartition("stderr=")[2] if by_ssh else lines[0]
-    while (shorter := _BEFORE.sub("", why)) != why:
-        why = shorter
+    why = _reason(said, endpoint)
     words = why.lower()
     if "context not found" in words:
         why, hint = "there is none of that name", "docker context ls; then DOCKER_CONTEXT, or docker context use"
-    elif by_ssh:
+    elif _by_ssh(endpoint):
         hint = f"this has to work without a question: ssh {printable(endpoint.host, 200)} docker version"
     elif any(word in words for word in _CERTIFICATES):
         hint = (
@@ -68,6 +71,30 @@ def unreachable(said: str, endpoint: Endpoint) -> LocalResourceError:
     return LocalResourceError(
         f"docker: no daemon answers at {endpoint}" + (f": {printable(why, 500)}" if why else ""), hint=hint
     )
+
+
+def stream_failure(what: str, endpoint: Endpoint, said: str) -> LocalResourceError:
+    """Why ``docker load`` or ``docker save``, as *what* says, failed with the daemon at *endpoint*, by its words."""
+    if any(word in said.lower() for word in _NOT_REACHED):
+        return LocalResourceError(
+            f"docker {what}: the connection to {endpoint} was lost: {printable(_reason(said, endpoint), 500)}",
+            hint="is it well? docker info; then do this again",
+        )
+    return refused(said, what)
+
+
+def _by_ssh(endpoint: Endpoint) -> bool:
+    return endpoint.host.startswith("ssh://")
+
+
+def _reason(said: str, endpoint: Endpoint) -> str:
+    """The docker command's words without those around them."""
+    lines = said.strip().splitlines() or [""]
+    # Those of ssh come last, after the command that docker makes of the address.
+    why = lines[-1].rpartition("stderr=")[2] if _by_ssh(endpoint) else lines[0]
+    while (shorter := _BEFORE.sub("", why)) != why:
+        why = shorter
+    return why
 
 
 def another_docker(builder: str) -> LocalResourceError:

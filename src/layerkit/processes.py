@@ -94,9 +94,18 @@ class Watch:
 
 
 class Loading:
-    """One ``docker load``, fed piece by piece. It has ended after ``finish`` or ``abort``."""
+    """One ``docker load``, fed piece by piece. It has ended after ``finish`` or ``abort``.
 
-    def __init__(self, command: list[str], environment: Mapping[str, str]) -> None:
+    ``failure``: the error of its last words.
+    """
+
+    def __init__(
+        self,
+        command: list[str],
+        environment: Mapping[str, str],
+        failure: Callable[[str], LocalResourceError] = refused,
+    ) -> None:
+        self._failure = failure
         self._held = contextlib.ExitStack()
         self._process = self._held.enter_context(
             group(command, environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -149,4 +158,4 @@ class Loading:
             self._process.wait(_GRACE)
         said = self._said()
         self._held.close()
-        return refused(said or f"exit status {self._process.returncode}")
+        return self._failure(said or f"exit status {self._process.returncode}")

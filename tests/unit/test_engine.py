@@ -193,3 +193,20 @@ def test_where_images_are_kept(tmp_path: Path, host: str, here: bool) -> None:
     """The folder of a daemon elsewhere is not taken for the one of that name here."""
     engine = answering(tmp_path, "", "Driver: docker", INFO, DOCKER_HOST=host)
     assert engine.data_folder == (Path("/") if here else None)
+
+
+def test_a_docker_that_is_gone_in_the_middle(tmp_path: Path) -> None:
+    """Over SSH docker's words are of docker.example.com: a load and a save that lose their Docker name it as we do."""
+    script = tmp_path / "docker"
+    script.write_text(
+        "echo 'error during connect: Post \"http://docker.example.com/x\": write |1: file closed' >&2; exit 1"
+    )
+    engine = Engine(environment={"PATH": "/usr/bin:/bin", "DOCKER_HOST": "ssh://me@h"})
+    engine.__dict__["command"] = ("/bin/sh", str(script))
+    with pytest.raises(LocalResourceError, match=r"docker load: the connection to ssh://me@h was lost: write \|1"):
+        engine.load().finish()
+    with (
+        pytest.raises(LocalResourceError, match=r"docker save: the connection to ssh://me@h was lost: write \|1"),
+        engine.save("x") as saved,
+    ):
+        saved.read()

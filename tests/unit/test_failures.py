@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from layerkit.daemon import Endpoint
-from layerkit.failures import build_failure, docker_failure, unreachable
+from layerkit.failures import build_failure, docker_failure, stream_failure, unreachable
 from layerkit.runtime.progress import Progress
 
 TLS = Endpoint("tcp://h:2376")
@@ -125,6 +125,31 @@ def test_other_failures_of_a_daemon() -> None:
     error = docker_failure("Error response from daemon: invalid reference format\n", SOCKET)
     assert error.exit_status == 11
     assert error.message == "docker at unix:///run/d.sock: Error response from daemon: invalid reference format"
+
+
+@pytest.mark.parametrize("what", ["load", "save"])
+@pytest.mark.parametrize(
+    ("endpoint", "said"),
+    [
+        (
+            SSH,
+            'error during connect: Post "http://docker.example.com/v1.51/images/load?quiet=1": write |1: file closed',
+        ),
+        (TLS, 'error during connect: Post "https://h:2376/v1.51/images/load?quiet=1": write |1: file closed\n'),
+    ],
+)
+def test_a_connection_that_is_lost_meanwhile(what: str, endpoint: Endpoint, said: str) -> None:
+    """A load or a save whose Docker is gone in the middle names it as it was named to us, and what to do."""
+    error = stream_failure(what, endpoint, said)
+    assert error.message == f"docker {what}: the connection to {endpoint.host} was lost: write |1: file closed"
+    assert error.exit_status == 11 and "again" in error.hint
+
+
+def test_a_load_that_is_refused() -> None:
+    """What the daemon has against an archive is told as it says it."""
+    error = stream_failure("load", TLS, "write /var/lib/x: no space left on device")
+    assert error.message == "docker load: write /var/lib/x: no space left on device"
+    assert "docker system df" in error.hint
 
 
 @pytest.mark.parametrize(
