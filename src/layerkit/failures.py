@@ -142,6 +142,9 @@ def build_failure(progress: Progress, status: int) -> LayerkitError:
         )
     if moved and any(word in everything for word in _NETWORK):
         return TransientError(f"the builder lost the network{about}: {message}")
+    if not step and "code = unavailable" in message.lower():
+        hint = "is it well? docker buildx ls; then build again"
+        return BuildError(f"docker buildx: the connection to the builder was lost: {message}", hint=hint)
     if not step and not message:
         return BuildError(f"docker buildx ended with status {status} and no word")
     return BuildError(f"the build failed{about}: {message}", step=step, log=log)

@@ -166,3 +166,13 @@ def test_a_build_that_finds_no_builder(said: str, message: str) -> None:
     assert list(progress.feed(said.encode())) == []
     error = build_failure(progress, 1)
     assert error.exit_status == 11 and message in error.message and error.hint
+
+
+def test_a_builder_that_is_gone_in_the_middle() -> None:
+    """A build that loses its builder failed, in no step of its own: said so, with what to do."""
+    progress = Progress()
+    said = b"ERROR: failed to receive status: rpc error: code = Unavailable desc = error reading from server: EOF"
+    assert list(progress.feed(said)) == []
+    error = build_failure(progress, 1)
+    assert error.exit_status == 4
+    assert "the connection to the builder was lost" in error.message and "build again" in error.hint
