@@ -22,7 +22,7 @@ from ..oci import Config, Descriptor, Digest, Image, Index, Layer, Manifest, Pla
 from ..planner import Present
 from ..runtime.bake import entry
 from ..runtime.placeholder import may_be_placeholder, placeholder_place
-from ..state import State
+from ..state import Identity, State
 from .base import Output, Published, Sent, checkpoint_tag, disturbance, runtime_tag
 
 if TYPE_CHECKING:
@@ -34,6 +34,12 @@ Data = bytes | memoryview
 
 _REF_NAME = "org.opencontainers.image.ref.name"
 _TEMPORARY = ".layerkit-"
+
+
+def _tag_of(entry: Mapping[str, Any]) -> str | None:
+    """What an index's *entry* is tagged."""
+    tag: str | None = (entry.get("annotations") or {}).get(_REF_NAME)
+    return tag
 
 
 def _whole_name(tag: str) -> str:
@@ -79,10 +85,34 @@ class LayoutDestination:
         return raw if Digest.of(raw) == descriptor.digest else None
 
     def _holds(self, descriptor: Descriptor) -> bool:
+        """Whether the blob is there and is what it is called; read where the stat cache does not know it."""
+        path = self._path(descriptor.digest)
         try:
-            return self._path(descriptor.digest).stat().st_size == descriptor.size
+            identity = Identity.of(path.stat())
+            if identity.size != descriptor.size:
+                return False
+            found = self.state.file_digest(path, identity)
+            if found is None or found.algorithm != descriptor.digest.algorithm:
+                identity.settle()
+                with path.open("rb") as stream:
+                    hashed = hashlib.file_digest(stream, descriptor.digest.algorithm)
+                found = Digest(descriptor.digest.algorithm, hashed.hexdigest())
+                if Identity.of(path.stat()) == identity:
+                    self.state.remember_file(path, identity, found)
         except OSError:
             return False
+        return found == descriptor.digest
+
+    def _damaged(self, descriptor: Descriptor) -> list[Path]:
+        """The blobs of what *descriptor* names that are there, and are not what they are called."""
+        path = self._path(descriptor.digest)
+        if path.exists() and not self._holds(descriptor):
+            return [path]
+        found = self._manifest(descriptor)
+        if isinstance(found, Index):
+            return [path for child in found.manifests for path in self._damaged(child)]
+        parts = (found.config, *found.layers) if found is not None else ()
+        return [path for part in parts if (path := self._path(part.digest)).exists() and not self._holds(part)]
 
     def _index(self) -> dict[str, Any]:
         try:
@@ -100,7 +130,7 @@ class LayoutDestination:
 
     def _named(self, tag: str) -> Descriptor | None:
         for item in self._index()["manifests"]:
-            if (item.get("annotations") or {}).get(_REF_NAME) == tag:
+            if _tag_of(item) == tag:
                 return Descriptor.from_json(item)
         return None
 
@@ -174,15 +204,37 @@ class LayoutDestination:
 
     def delivered(self, tags: Sequence[str], result: BakeResult, target: str) -> Mapping[str, Image]:
         for tag in tags:
-            self._rename(tag)
+            self._take(tag)
         return self._images(self._named(tags[0]))
 
     def built(self, platform: str, key: str, result: BakeResult, target: str) -> Runtime:
-        self._rename(runtime_tag(key))
+        self._take(runtime_tag(key))
         runtime = self._runtime(key, platform)
         if runtime is None:
             raise IntegrityError(f"{self.name}: BuildKit wrote {runtime_tag(key)}, and it is not there")
         return runtime
+
+    def _take(self, tag: str) -> None:
+        """What buildx wrote gets the tag, but where a blob of it is damaged.
+
+        BuildKit leaves a blob that is there as it is, whatever is in it: it has to go before it is written anew.
+
+        Raises:
+            IntegrityError: one is; what is damaged is gone then, and so is the tag.
+        """
+        self._rename(tag)
+        named = self._named(tag)
+        damaged = self._damaged(named) if named is not None else []
+        if not damaged:
+            return
+        with self._locked() as document, self._writable():
+            document["manifests"] = [m for m in document["manifests"] if _tag_of(m) != tag]
+            for path in damaged:
+                path.unlink(missing_ok=True)
+        raise IntegrityError(
+            f"{self.name}: blobs/{damaged[0].parent.name}/{damaged[0].name[:12]} was damaged there, and is deleted now",
+            hint="build again: BuildKit writes only what is not there",
+        )
 
     def _rename(self, tag: str) -> None:
         """The entry that buildx wrote under a whole name gets the tag alone, as other tools look for it.
@@ -238,7 +290,8 @@ class LayoutDestination:
                             f"checkpoint: {printable(label)} changed while it was read; nothing was tagged",
                             hint="build again when it is no longer written to",
                         )
-                    keep(digest)
+                    # It is not read back: these very bytes were hashed on their way to the file.
+                    self.state.remember_file(self._path(digest), keep(digest), digest)
                     uploaded += content.size
                     new.add(digest)
                     listener(Transfer(f"checkpoint-{index}", label, content.size, content.size, "finished"))
@@ -246,7 +299,7 @@ class LayoutDestination:
         return Sent(tuple(layers), uploaded, reused, dropped, frozenset(new))
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[tuple[Callable[[Data], None], Callable[[Digest], None]]]:
+    def _writing(self) -> Iterator[tuple[Callable[[Data], None], Callable[[Digest], Identity]]]:
         """A blob under a temporary name; *keep* gives it its own. Gone when the block is left without that."""
         folder = self.folder / "blobs" / "sha256"
         with self._writable():
@@ -260,9 +313,10 @@ class LayoutDestination:
                     while left:  # a disk that is nearly full takes a part
                         left = left[stream.write(left) :]
 
-                def keep(digest: Digest) -> None:
+                def keep(digest: Digest) -> Identity:
                     os.fchmod(stream.fileno(), 0o644)
                     Path(name).replace(self._path(digest))
+                    return Identity.of(os.fstat(stream.fileno()))
 
                 yield write, keep
         finally:
@@ -329,7 +383,7 @@ class LayoutDestination:
 
     def _tag(self, descriptor: Descriptor, tags: Sequence[str]) -> None:
         with self._locked() as document:
-            kept = [m for m in document["manifests"] if (m.get("annotations") or {}).get(_REF_NAME) not in tags]
+            kept = [m for m in document["manifests"] if _tag_of(m) not in tags]
             new = [replace(descriptor, annotations={_REF_NAME: tag}).to_json() for tag in tags]
             document["manifests"] = [*kept, *new]
 

@@ -288,6 +288,77 @@ def test_damaged_folder(layout: LayoutDestination, root: Path, state: State, wha
     assert present.runtimes == {} and present.checkpoint is None and present.blobs == frozenset()
 
 
+def bytes_read() -> int:
+    """By this process so far (proc(5), "rchar")."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+def flip(path: Path) -> None:
+    """Change the first byte of a file, and neither its size nor its time of change."""
+    status = path.stat()
+    with path.open("r+b") as stream:
+        first = stream.read(1)
+        stream.seek(0)
+        stream.write(bytes([first[0] ^ 1]))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def layer_of(made: Assembled, role: str) -> Descriptor:
+    (found,) = [d for d in made.images[PLATFORM].manifest.layers if d.annotations["dev.layerkit.role"] == role]
+    return found
+
+
+def test_checkpoint_of_other_bytes(layout: LayoutDestination, root: Path, state: State) -> None:
+    """A checkpoint layer of the right size and other bytes is not taken for there: it is written anew."""
+    found, made = build(layout, root, state, ["v1"])
+    assert found.checkpoint is not None and found.checkpoint.key is not None
+    layer = layer_of(made, "checkpoint")
+    flip(layout.folder / "blobs/sha256" / layer.digest.hex)
+    present = layout.look({}, found.checkpoint.key, ["v1"])
+    assert present.checkpoint is None and layer.digest not in present.blobs
+    sent, _ = send(layout, found)
+    assert sent.new == {layer.digest} and sent.reused == 0
+    whole(layout.folder)
+
+
+def test_layer_of_buildkit_of_other_bytes(layout: LayoutDestination, root: Path, state: State) -> None:
+    """BuildKit leaves a damaged blob as it is: it is deleted and said, no tag names it, and the next build mends it."""
+    found, _ = build(layout, root, state, ["v1"])
+    key = found.runtime_key(PLATFORM)
+    packages = Digest.of(gzip.compress(b"packages", mtime=0))
+    path = layout.folder / "blobs/sha256" / packages.hex
+    raw = path.read_bytes()
+    flip(path)
+    assert layout.look({PLATFORM: key}, None, []).runtimes == {}
+    damaged = path.read_bytes()
+    buildkit(layout, key)
+    path.write_bytes(damaged)
+    with pytest.raises(IntegrityError, match=f"{packages.short} was damaged there, and is deleted now"):
+        layout.built(PLATFORM, key, BAKED, "runtime-0")
+    assert not path.exists() and runtime_tag(key) not in entries(layout.folder)
+    buildkit(layout, key)
+    assert layout.built(PLATFORM, key, BAKED, "runtime-0").placeholder == 2 and path.read_bytes() == raw
+
+
+def test_bytes_read_to_look(layout: LayoutDestination, root: Path, state: State) -> None:
+    """What this machine wrote or read is not read again; a layer from elsewhere is, once, and where it was touched."""
+    found, made = build(layout, root, state, ["v1"])
+    assert found.checkpoint is not None
+    keys, layer = ({PLATFORM: found.runtime_key(PLATFORM)}, found.checkpoint.key), layer_of(made, "checkpoint")
+
+    def look(by: State) -> int:
+        before = bytes_read()
+        assert layer.digest in LayoutDestination(layout.folder, by).look(*keys, ["v1"]).blobs
+        return bytes_read() - before
+
+    assert look(state) < MIB
+    with State() as other:
+        assert layer.size <= look(other) < layer.size + MIB
+        assert look(other) < MIB
+        os.utime(layout.folder / "blobs/sha256" / layer.digest.hex)
+        assert layer.size <= look(other) < layer.size + MIB
+
+
 @pytest.mark.parametrize("damage", [b"", b"{}"])
 def test_damaged_document_is_written_anew(layout: LayoutDestination, root: Path, state: State, damage: bytes) -> None:
     """A manifest or configuration that is cut or changed is mended by the next build, and not taken for there."""
