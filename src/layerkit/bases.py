@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigurationError, LayerkitError, LocalResourceError
 from .events import Listener, Note
 from .fingerprint import Base
 from .oci import Config, Digest, Index, Manifest, Platform, Reference
-from .state import State
+from .state import State, as_text
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -21,8 +22,7 @@ __all__ = ["Bases", "remembered_user"]
 
 def remembered_user(state: State, text: str) -> str:
     """The USER of the base image *text* when it was last looked up here; "" where it never was."""
-    known = state.get("base-user", str(Reference.parse(text).or_latest()))
-    return known if isinstance(known, str) else ""
+    return state.get("base-user", str(Reference.parse(text).or_latest()), as_text) or ""
 
 
 class Bases:
@@ -85,8 +85,8 @@ class Bases:
         if descriptor is None:
             return None
         key = f"{descriptor.digest} {' '.join(self._platforms)}"
-        known = self._state.get("base", key)
-        if known is None or "triggers" not in known:
+        known = self._state.get("base", key, _known)
+        if known is None:
             counts: dict[str, int] = {}
             manifests: dict[str, str] = {}
             others: dict[str, str] = {}
@@ -111,18 +111,11 @@ class Bases:
                     found = Platform.from_json(config.document)
                     if manifest is top and _is_another(found, wanted):
                         others[platform] = str(found)
-            known = {"layers": counts, "user": user, "manifests": manifests, "others": others, "triggers": triggers}
-            self._state.put("base", key, known)
-        self._state.put("base-user", str(reference), known["user"])
-        digests = {platform: Digest.parse(digest) for platform, digest in known["manifests"].items()}
-        return Base(
-            descriptor.digest,
-            known["layers"],
-            user=known["user"],
-            manifests=digests,
-            others=dict(known["others"]),
-            triggers=bool(known["triggers"]),
-        )
+            record = {"layers": counts, "user": user, "manifests": manifests, "others": others, "triggers": triggers}
+            self._state.put("base", key, record)
+            known = _known(record)
+        self._state.put("base-user", str(reference), known.user)
+        return replace(known, digest=descriptor.digest)
 
     def _in_docker(self, text: str) -> Base | None:
         with contextlib.suppress(LocalResourceError):
@@ -140,6 +133,16 @@ class Bases:
                 user, triggers = str(config.get("User") or ""), bool(config.get("OnBuild"))
                 return Base(Digest.parse(str(image["Id"])), counts, pinned=False, user=user, triggers=triggers)
         return None
+
+
+def _known(record: Any) -> Base:
+    return Base(
+        layers={as_text(platform): int(count) for platform, count in record["layers"].items()},
+        user=as_text(record["user"]),
+        manifests={platform: Digest.parse(digest) for platform, digest in record["manifests"].items()},
+        others={platform: as_text(said) for platform, said in record["others"].items()},
+        triggers=bool(record["triggers"]),
+    )
 
 
 def _platforms_of(index: Index) -> str:

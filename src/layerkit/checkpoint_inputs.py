@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -19,7 +18,7 @@ from .checkpoint.hubnames import is_hub
 from .checkpoint.pack import Hashed
 from .checkpoint.parts import Part, hash_content, parts_of
 from .checkpoint.recipe import Options, Recipe
-from .errors import ConfigurationError, IntegrityError
+from .errors import ConfigurationError
 from .lock import LockedCheckpoint
 from .oci import Digest
 from .project import Checkpoint, Project
@@ -286,11 +285,9 @@ def _hashed_before(blueprints: Sequence[Blueprint], digests: Mapping[str, Digest
     found: dict[int, Hashed] = {}
     for index, blueprint in enumerate(blueprints):
         mark = blueprint.content_mark(digests)
-        text = state.get(_LAYER, mark) if mark is not None else None
-        with suppress(IntegrityError):
-            if isinstance(text, str):
-                sections = {file.path: {"": digests[file.path]} for file in blueprint.files}
-                found[index] = Hashed(Digest.parse(text), sections)
+        digest = state.get(_LAYER, mark, Digest.parse) if mark is not None else None
+        if digest is not None:
+            found[index] = Hashed(digest, {file.path: {"": digests[file.path]} for file in blueprint.files})
     return found
 
 

@@ -101,7 +101,7 @@ def _machine(settings: Settings) -> Iterator[Finding]:
         with State(settings.state_folder) as state:
             state.put("doctor", "tried", __version__)
         with State(settings.state_folder) as state:
-            kept = state.get("doctor", "tried") == __version__
+            kept = state.get("doctor", "tried", str) == __version__
             state.drop("doctor", "tried")
         fix = (
             ""

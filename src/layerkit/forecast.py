@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,13 @@ __all__ = ["Outcome", "Rates", "agree", "estimate", "learn", "outcomes"]
 
 _ORDER = ("reused", "mounted", "packed", "built")  # of actions, by what they cost
 _WORTH_LEARNING = 8 * 1024 * 1024  # bytes of checkpoint; the rate of fewer is that of the round trips
+
+
+def _measured(value: Any) -> float:
+    number = float(value)
+    if not 0 <= number < math.inf:
+        raise ValueError("nothing takes so long")
+    return number
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +41,14 @@ class Rates:
 
     @classmethod
     def from_json(cls, document: Any) -> Rates:
-        """What ``to_json`` made; nothing known where it is something else."""
-        try:
-            builder = {str(role): float(seconds) for role, seconds in document["builder"].items()}
-            numbers = [document[name] for name in ("upload", "read", "rest")]
-            upload, read, rest = (None if number is None else float(number) for number in numbers)
-        except (AttributeError, KeyError, TypeError, ValueError):
-            return cls()
+        """What ``to_json`` made.
+
+        Raises:
+            AttributeError, KeyError, TypeError, ValueError, OverflowError: it is something else.
+        """
+        builder = {str(role): _measured(seconds) for role, seconds in document["builder"].items()}
+        numbers = [document[name] for name in ("upload", "read", "rest")]
+        upload, read, rest = (None if number is None else _measured(number) for number in numbers)
         return cls(upload or None, read or None, builder, rest)
 
     def to_json(self) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from .byreference import differs
 from .checkpoint import File, Ownership, Packer
@@ -278,10 +280,16 @@ def _in_lfs(root: Path) -> bool:
     return False
 
 
+def _as_md5(value: Any) -> str:
+    if not re.fullmatch("[0-9a-f]{32}", value):
+        raise ValueError("no MD5")
+    return str(value)
+
+
 def _md5(file: File, state: State, listener: Listener) -> str:
     key = f"{file.source}".encode(errors="backslashreplace").decode() + f" {file.identity}"
-    known = state.get(_MD5, key)
-    if isinstance(known, str):
+    known = state.get(_MD5, key, _as_md5)
+    if known is not None:
         return known
     listener(Note(f"hashing {file.path} as DVC does, for the lock"))
     whole = hashlib.md5(usedforsecurity=False)

@@ -95,7 +95,7 @@ class Session:
     @cached_property
     def rates(self) -> Rates:
         """What earlier builds of this image to this destination took."""
-        return Rates.from_json(self.state.get(_RATES, self.to.where))
+        return self.state.get(_RATES, self.to.where, Rates.from_json) or Rates()
 
     def learn(self, rates: Rates) -> None:
         """Keep *rates* for later builds of this image to this destination."""

@@ -19,12 +19,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from os import stat_result
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from .errors import IntegrityError
+from .errors import IntegrityError, LayerkitError
 from .oci import Digest
 
-__all__ = ["Identity", "State"]
+__all__ = ["Identity", "State", "as_text"]
+
+T = TypeVar("T")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (
@@ -32,6 +34,8 @@ CREATE TABLE IF NOT EXISTS files (
 );
 CREATE TABLE IF NOT EXISTS records (kind TEXT, key TEXT, value TEXT, PRIMARY KEY (kind, key));
 """
+# What comes of taking a value for what it is not, RecursionError of JSON that is nested too deep.
+_DAMAGE = (LayerkitError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 # Coarser than any kernel's clock tick (4 to 10 ms): a file written later than this after a look at it has
 # another ctime. git's index has the same problem ("racy git").
 _TICK = 0.02  # seconds
@@ -143,8 +147,8 @@ class State:
                 (_name(path), identity.device, identity.inode, identity.size, identity.mtime, identity.ctime),
             ).fetchone()
         try:
-            return Digest.parse(row[0]) if row else None
-        except IntegrityError:
+            return Digest.parse(as_text(row[0])) if row else None
+        except (IntegrityError, TypeError):
             return None
 
     def remember_file(self, path: Path, identity: Identity, digest: Digest) -> None:
@@ -167,12 +171,24 @@ class State:
                 ),
             )
 
-    def get(self, kind: str, key: str) -> Any:
-        """The JSON value kept under *kind* and *key*, or None."""
+    def get(self, kind: str, key: str, read: Callable[[Any], T]) -> T | None:
+        """What *read* makes of the JSON value kept under *kind* and *key*, or None.
+
+        Args:
+            read: raises where the value is not what it should be (a LayerkitError, or what Python raises of a value of
+                another type or shape): it is damaged then, or of another version, and is forgotten.
+        """
         row = None
         with self._cursor() as connection:
             row = connection.execute("SELECT value FROM records WHERE kind=? AND key=?", (kind, key)).fetchone()
-        return _value(row[0]) if row else None
+        return self._read(kind, key, row[0], read) if row else None
+
+    def _read(self, kind: str, key: str, value: Any, read: Callable[[Any], T]) -> T | None:
+        try:
+            return read(json.loads(value))
+        except _DAMAGE:
+            self.drop(kind, key)
+            return None
 
     def put(self, kind: str, key: str, value: Any) -> None:
         """Keep a JSON *value* under *kind* and *key*."""
@@ -230,12 +246,24 @@ class State:
                         path.unlink()
                 os.close(handle)
 
-    def all(self, kind: str) -> dict[str, Any]:
-        """Every record of *kind*: key -> value."""
+    def all(self, kind: str, read: Callable[[Any], T]) -> dict[str, T]:
+        """Every record of *kind*: key -> what *read* makes of its value, as ``get`` does."""
         rows: list[tuple[str, str]] = []
         with self._cursor() as connection:
             rows = connection.execute("SELECT key, value FROM records WHERE kind=? ORDER BY key", (kind,)).fetchall()
-        return {key: _value(value) for key, value in rows}
+        found = {key: self._read(kind, key, value, read) for key, value in rows}
+        return {key: value for key, value in found.items() if value is not None}
+
+
+def as_text(value: Any) -> str:
+    """*value*, a record that is text.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(value, str):
+        raise TypeError("no text")
+    return value
 
 
 def _private(path: Path) -> None:
@@ -255,13 +283,6 @@ def _is(handle: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(handle), path.stat())
     except OSError:
         return False
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None
 
 
 def _name(path: Path) -> str:

@@ -93,15 +93,19 @@ class Recorder:
             return tuple(sorted(self._spans.values(), key=lambda span: (round(span.begin, 3), order[span.kind])))
 
 
+def _ended(document: Any) -> float:
+    return float(document["ended"])
+
+
 def remember(state: State, digest: str, document: Mapping[str, Any]) -> None:
     """Keep a build's object (``Result.to_json``) under its image's digest: ``layerkit inspect`` shows how it was built.
 
     A build that found everything done does not take the place of the one that did it.
     """
-    if not document["rebuilt"] and state.get("build-timeline", digest) is not None:
+    if not document["rebuilt"] and state.get("build-timeline", digest, dict) is not None:
         return
     facts = {name: value for name, value in document.items() if name != "layers"}
     state.put("build-timeline", digest, {**facts, "ended": time.time()})
-    kept = state.all("build-timeline")
-    for old in sorted(kept, key=lambda name: kept[name].get("ended", 0) if kept[name] else 0)[:-_KEPT]:
+    kept = state.all("build-timeline", _ended)
+    for old in sorted(kept, key=lambda name: kept[name])[:-_KEPT]:
         state.drop("build-timeline", old)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -64,6 +66,17 @@ def whole(registry: FakeRegistry, name: str = NAME, tag: str = "v1") -> Digest:
 
 def digests(result: Result, role: str) -> list[Digest]:
     return [layer.digest for layer in result.layers if layer.role == role]
+
+
+@pytest.mark.parametrize("value", ['"sha256:1"', "3", "true", "[1]", '{"kind": [], "time": "x"}', "null", "{"])
+def test_damaged_state(seeded: Seeded, value: str) -> None:
+    """Whatever the records of the state folder became, they are found out again, for the same image (FAULTS 52)."""
+    registry, pushing = seeded()
+    first = push(pushing)
+    with contextlib.closing(sqlite3.connect(pushing.state / "state.sqlite")) as database, database:
+        assert database.execute("UPDATE records SET value = ?", (value,)).rowcount > 5
+    again = push(pushing, "v2")
+    assert again.digest == first.digest == whole(registry, tag="v2") and again.rebuilt == ()
 
 
 # ---------------------------------------------------------------------------------------------- what the registry lost

@@ -208,7 +208,7 @@ def test_drop(tmp_path: Path) -> None:
         state.put("a", "b", 1)
         state.drop("a", "b")
         state.drop("a", "b")
-        assert state.get("a", "b") is None
+        assert state.get("a", "b", int) is None
 
 
 def test_one_at_a_time(tmp_path: Path) -> None:

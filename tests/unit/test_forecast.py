@@ -87,10 +87,16 @@ def test_learned(made: Plan) -> None:
     assert (there.upload, there.read) == (16.0 * MIB, 16.0 * MIB)
 
 
-@pytest.mark.parametrize("text", [None, 3, [], {}, {"builder": 1}, {"builder": {"code": "x"}, "upload": 1}])
+@pytest.mark.parametrize(
+    "text",
+    [None, 3, [], {}, {"builder": 1}, {"builder": {"code": "x"}, "upload": 1}]
+    + [{"builder": {}, "upload": None, "read": None, "rest": rest} for rest in (float("nan"), -1, 10**400, "x")],
+)
 def test_damaged_memory_is_nothing(text: object) -> None:
-    """A record that is not ours counts as nothing known."""
-    assert Rates.from_json(text) == Rates()
+    """A record that is not ours, or measures that cannot be, count as nothing known."""
+    with State() as state:
+        state.put("rates", "here", text)
+        assert state.get("rates", "here", Rates.from_json) is None
 
 
 def test_as_planned(made: Plan) -> None:

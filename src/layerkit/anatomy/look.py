@@ -70,8 +70,8 @@ def _inspect(around: Surroundings, reference: str, platform: str, base: str, tim
     below = _base_layers(around, found, base, platform) if base else None
     record = read_timeline(Path(timeline)) if timeline is not None else None
     for digest in found.digests:
-        record = record or around.state.get("build-timeline", digest)
-    return taken_apart(found, base=below, timeline=record if isinstance(record, Mapping) else None)
+        record = record or around.state.get("build-timeline", digest, dict)
+    return taken_apart(found, base=below, timeline=record)
 
 
 def taken_apart(found: Found, *, base: int | None = None, timeline: Mapping[str, Any] | None = None) -> Inspection:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from ..errors import ConfigurationError, IntegrityError, LayerkitError, LocalResourceError
+from ..errors import ConfigurationError, IntegrityError, LocalResourceError
 from ..oci import MEDIA, Config, Descriptor, Digest, Image, Index, Manifest, Platform, Reference, parse_manifest
 from .found import Found, LocalImage, Stream
 from .roles import Step
@@ -296,12 +296,14 @@ def _saved(engine: Engine, name: str, reference: str) -> Stream:
 
 def _remembered(state: State, identity: str) -> Image | None:
     for kind in ("docker-image", "docker-runtime"):
-        record = state.get(kind, identity)
-        with contextlib.suppress(LayerkitError, KeyError, TypeError, AttributeError):
-            if record:
-                config = Config.parse(record["config"].encode(), record["config_type"])
-                return Image(Manifest.parse(record["manifest"].encode()), config)
+        if (image := state.get(kind, identity, _recorded)) is not None:
+            return image
     return None
+
+
+def _recorded(record: Any) -> Image:
+    config = Config.parse(record["config"].encode(), record["config_type"])
+    return Image(Manifest.parse(record["manifest"].encode()), config)
 
 
 def _from_store(engine: Engine, identity: str, platform: str, default: str) -> Image | None:

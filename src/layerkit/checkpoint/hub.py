@@ -28,7 +28,7 @@ from ..errors import (
     printable,
 )
 from ..oci import Digest
-from ..state import Identity, State
+from ..state import Identity, State, as_text
 from .files import File
 from .hubnames import PREFIX, HubPath, chosen
 
@@ -144,6 +144,13 @@ def _found(file: HubFile, place: Path) -> File:
     return found
 
 
+def _listed(value: Any) -> list[Any]:
+    for entry in value:
+        if [type(item) for item in entry] != [str, int, str, str] or (entry[2] and not Digest("sha256", entry[2])):
+            raise ValueError("no listing of files")
+    return list(value)
+
+
 class Hub:
     """The hub as *environment* names it.
 
@@ -184,9 +191,9 @@ class Hub:
         if known is not None:
             return place.revision, known
         if self._offline:
-            commit = state.get(_REFERENCE, self._key(place, place.revision))
-            known = self._known(place, commit, state) if isinstance(commit, str) else None
-            if known is not None:
+            commit = state.get(_REFERENCE, self._key(place, place.revision), as_text)
+            known = self._known(place, commit, state) if commit is not None else None
+            if commit is not None and known is not None:
                 self._note(f"offline: {place.revision} of {place.repository} is taken to be {commit[:12]}, as before")
                 return commit, known
             raise ConfigurationError(
@@ -213,18 +220,14 @@ class Hub:
         return f"{self._endpoint or ''} {place.repository} {revision}"
 
     def _known(self, place: HubPath, commit: str, state: State) -> list[Any] | None:
-        found = state.get(_LISTING, self._key(place, commit))
-        fine = isinstance(found, list) and all(
-            isinstance(entry, list) and [type(item) for item in entry] == [str, int, str, str] for entry in found
-        )
-        return found if fine else None
+        return state.get(_LISTING, self._key(place, commit), _listed)
 
     def _digest(self, snapshot: Snapshot, file: HubFile, state: State) -> Digest:
         if file.sha256:
             return Digest("sha256", file.sha256)
-        known = state.get(_BLOB, file.blob)
-        if isinstance(known, str):
-            return Digest.parse(known)
+        known = state.get(_BLOB, file.blob, Digest.parse)
+        if known is not None:
+            return known
         place = self.download(snapshot, file)
         raw = place.read_bytes()
         if hashlib.sha1(b"blob %d\0" % len(raw) + raw, usedforsecurity=False).hexdigest() != file.blob:

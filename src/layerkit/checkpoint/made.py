@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..errors import IntegrityError
 from ..oci import Digest
 from ..state import State
 from .blueprint import FORMAT_VERSION, Blueprint, Ownership
@@ -102,7 +101,7 @@ class Made:
         """
 
         def known(sample: str) -> bool:
-            return sample in seen or state.get(_SAMPLE, sample) is not None
+            return sample in seen or state.get(_SAMPLE, sample, Digest.parse) is not None
 
         if self.recipe.format == "keep":
             return self.finished((), state, on_read) if known(self.samples[0]) else self
@@ -171,12 +170,9 @@ def make(pattern: str, root: Path, files: tuple[File, ...], ownership: Ownership
     Raises:
         CheckpointError, LocalResourceError: as ``open_checkpoint``.
     """
-    record = state.get(_RECORD, _identity(files, ownership, recipe))
-    try:
-        if record:
-            return Made(pattern, root, files, ownership, recipe, **_known(record))
-    except (KeyError, TypeError, ValueError, AttributeError, IntegrityError):
-        pass  # of another version, or damaged: a cache, never a truth
+    known = state.get(_RECORD, _identity(files, ownership, recipe), _known)
+    if known is not None:
+        return Made(pattern, root, files, ownership, recipe, **known)
     opened = open_checkpoint(pattern, root, files, ownership, recipe)
     kept = recipe.format == "keep"
     parts = tuple(

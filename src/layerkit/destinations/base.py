@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..assemble import Assembled, PackedCheckpoint, Runtime
 from ..checkpoint import Packer
@@ -65,6 +65,12 @@ class Published:
     uploaded: int
 
 
+def _yes_or_no(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError("neither true nor false")
+    return value
+
+
 def disturbance(
     image: Image, placeholder: int, folder: str, blob: Callable[[Descriptor], bytes | None], state: State
 ) -> str:
@@ -79,7 +85,7 @@ def disturbance(
         if not made.startswith("RUN") or descriptor.size > MAX_LAYER:
             continue
         key = f"{descriptor.digest} {folder}"
-        found = state.get("disturbs", key)
+        found = state.get("disturbs", key, _yes_or_no)
         if found is None:
             raw = blob(descriptor)
             if raw is None:

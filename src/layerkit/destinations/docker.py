@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 from ..assemble import PREFIX, Assembled, PackedCheckpoint, Runtime, checkpoint_image
 from ..checkpoint import Blueprint, Packer
@@ -19,7 +20,7 @@ from ..errors import IntegrityError, LocalResourceError, Stopped
 from ..events import Listener, silent
 from ..oci import MEDIA, Descriptor, Digest, Image, Layer, Reference
 from ..planner import Present
-from ..state import State
+from ..state import State, as_text
 from .archive import Archive, oci_files
 from .base import Output, Published, Sent, checkpoint_tag, runtime_tag
 from .holdings import Holdings, Name, is_whole
@@ -28,6 +29,8 @@ from .sending import HASH_FIRST, sample
 from .uppers import Uppers
 
 __all__ = ["DockerDestination"]
+
+_PLACE = "docker-place"  # kind of record
 
 
 class DockerDestination:
@@ -120,14 +123,14 @@ class DockerDestination:
             return None
         identity = str(local["Id"])
         image = self._has.runtime(identity)
-        record = self.state.get("docker-place", identity)
+        record = self.state.get(_PLACE, identity, _placed)
         if image is None or record is None:
             return None
         if not record:
             return Runtime(image, None)
-        if len(record) < 5:  # of an earlier layerkit, which did not look at what lies above the placeholder
-            return None
         index, folder, uid, gid, disturbed = record
+        if not 0 <= index < len(image.config.diff_ids):
+            return None
         if self._classic and any(self._uppers.get(digest) is None for digest in image.config.diff_ids[index + 1 :]):
             return None  # they could not be given again
         return Runtime(image, index, (folder, uid, gid), disturbed=disturbed)
@@ -185,7 +188,7 @@ class DockerDestination:
             runtime = from_containerd(self.engine, self.state, name, identity, result.record(target))
         self._has.remember(str(identity), runtime.image, runtime=True)
         place = [runtime.placeholder, *runtime.place, runtime.disturbed] if runtime.place else []
-        self.state.put("docker-place", str(identity), place)
+        self.state.put(_PLACE, str(identity), place)
         self._stand_on(runtime)
         return runtime
 
@@ -207,7 +210,8 @@ class DockerDestination:
             if stopped():
                 raise Stopped
             taste = sample(blueprint)
-            if blueprint.size < HASH_FIRST or self.state.get("sample", taste) or packer.known(index) in ever:
+            seen = self.state.get("sample", taste, Digest.parse) is not None or packer.known(index) in ever
+            if seen or blueprint.size < HASH_FIRST:
                 digest = packer.digest(index)
             else:
                 path = self._stream(packer, index, taste, listener, stopped)
@@ -343,6 +347,17 @@ class DockerDestination:
         config = f"{image.config.digest.hex}.json"
         archive.file(config, image.config.raw)
         archive.file("manifest.json", json.dumps([{"Config": config, "RepoTags": names, "Layers": paths}]).encode())
+
+
+def _placed(value: Any) -> tuple[int, str, int, int, str] | tuple[()]:
+    """Where the placeholder is, whose it is, what disturbs it; nothing where there is none.
+
+    An earlier layerkit, which did not look at what lies above the placeholder, wrote fewer.
+    """
+    if value == []:
+        return ()
+    index, folder, uid, gid, disturbed = value
+    return int(index), as_text(folder), int(uid), int(gid), as_text(disturbed)
 
 
 def _of_checkpoint(layer: Descriptor) -> bool:

@@ -7,13 +7,12 @@ chain, which is the layer's diff_id and all of those under it.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from ..engine import Engine
-from ..errors import LayerkitError
 from ..oci import Config, Digest, Image, Layer, Manifest
-from ..state import State
+from ..state import State, as_text
 
 __all__ = ["Holdings", "Name", "is_whole"]
 
@@ -28,6 +27,24 @@ def is_whole(image: Mapping[str, Any]) -> bool:
     """By ``docker image inspect``: the containerd store takes an image that lacks a layer without a word."""
     parts = image.get("Manifests") or ()
     return not any(part.get("Kind") == "image" and part.get("Available") is False for part in parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A checkpoint that was brought here: IDs of images that have it; diff_id, bytes and history of each layer."""
+
+    holders: tuple[str, ...]
+    layers: tuple[tuple[Digest, int, str], ...]
+
+
+def _held(record: Any) -> _Held:
+    layers = tuple((Digest.parse(digest), int(size), as_text(made)) for digest, size, made in record["layers"])
+    return _Held(tuple(map(as_text, record["holders"])), layers)
+
+
+def _recorded(record: Any) -> Image:
+    config = Config.parse(record["config"].encode(), record["config_type"])
+    return Image(Manifest.parse(record["manifest"].encode()), config)
 
 
 class Holdings:
@@ -49,13 +66,7 @@ class Holdings:
         return self._remembered(_RUNTIME, identity)
 
     def _remembered(self, kind: str, identity: str) -> Image | None:
-        record = self._state.get(kind, identity)
-        if not record:
-            return None
-        with suppress(LayerkitError):
-            config = Config.parse(record["config"].encode(), record["config_type"])
-            return Image(Manifest.parse(record["manifest"].encode()), config)
-        return None
+        return self._state.get(kind, identity, _recorded)
 
     def remember(self, identity: str, image: Image, *, runtime: bool = False) -> None:
         """*image* is in Docker under the ID *identity*."""
@@ -87,11 +98,11 @@ class Holdings:
 
         They count, tagged or not, while Docker has all of them. Each is asked for once.
         """
-        wanted = set(map(str, digests))
+        wanted = set(digests)
         found: set[Name] = set()
         for record in self._records():
-            if wanted & {row[0] for row in record["layers"]}:
-                for identity in record["holders"]:
+            if wanted & {digest for digest, _, _ in record.layers}:
+                for identity in record.holders:
                     if identity not in self._holders:
                         image = self.image(identity)
                         self._holders[identity] = image if image and self.whole(identity) else None
@@ -99,25 +110,25 @@ class Holdings:
                         found.update(self.names(holder))
         return frozenset(found)
 
-    def _records(self) -> list[dict[str, Any]]:
-        found = self._state.all(_CHECKPOINT).items()
-        return [record for where, record in found if record and where.endswith(f" {self._store}")]
+    def _records(self) -> list[_Held]:
+        found = self._state.all(_CHECKPOINT, _held).items()
+        return [record for where, record in found if where.endswith(f" {self._store}")]
 
     def hold(self, key: str, layers: Sequence[Layer], identity: Digest) -> None:
         """The image *identity*, which is here, has the *layers* of the checkpoint *key*."""
         where = f"{key} {self._store}"
-        before = (self._state.get(_CHECKPOINT, where) or {}).get("holders", [])
-        holders = [*(holder for holder in before if holder != str(identity)), str(identity)]
+        before = self._state.get(_CHECKPOINT, where, _held)
+        holders = [*(holder for holder in (before.holders if before else ()) if holder != str(identity)), str(identity)]
         rows = [[str(layer.diff_id), layer.descriptor.size, layer.created_by] for layer in layers]
         self._state.put(_CHECKPOINT, where, {"holders": holders[-_HOLDERS:], "layers": rows})
         self._holders.clear()
 
     def checkpoint(self, key: str) -> tuple[tuple[Digest, int, str], ...]:
         """(diff_id, bytes, history) of each layer of the checkpoint *key*, where it was brought here; else none."""
-        record = self._state.get(_CHECKPOINT, f"{key} {self._store}")
-        return tuple((Digest.parse(row[0]), row[1], row[2]) for row in record["layers"]) if record else ()
+        record = self._state.get(_CHECKPOINT, f"{key} {self._store}", _held)
+        return record.layers if record else ()
 
     @property
     def ever(self) -> frozenset[Digest]:
         """Layers of checkpoints that were brought here at any time; they may be gone."""
-        return frozenset(Digest.parse(row[0]) for record in self._records() for row in record["layers"])
+        return frozenset(digest for record in self._records() for digest, _, _ in record.layers)

@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from ..assemble import Runtime
 from ..errors import IntegrityError, RefusedError
@@ -13,7 +14,7 @@ from ..oci import Config, Descriptor, Digest, Image, Index, Layer, Manifest, Pla
 from ..planner import Present
 from ..registry import MissingBlobsError, Repository
 from ..runtime.placeholder import may_be_placeholder, placeholder_place
-from ..state import State
+from ..state import State, as_text
 from .base import checkpoint_tag, disturbance, runtime_tag
 from .sending import Beside
 
@@ -58,8 +59,8 @@ class Registered:
         layers = checkpoint.result()
         blobs = set(cached.result())
         if not previous:
-            last = self._state.get(LAST, self._repository.name)
-            previous = self.images(Digest.parse(last))[0] if last else {}
+            last = self._state.get(LAST, self._repository.name, Digest.parse)
+            previous = self.images(last)[0] if last else {}
         for image in (*previous.values(), *(runtime.image for runtime in found.values())):
             blobs |= {layer.digest for layer in image.manifest.layers}
         blobs |= {layer.descriptor.digest for layer in layers or ()}
@@ -157,11 +158,11 @@ class Registered:
         return Runtime(image, None, None, tuple(attestations))
 
     def _place(self, descriptor: Descriptor) -> tuple[str, int, int] | None:
-        known = self._state.get("placeholder", str(descriptor.digest))
+        known = self._state.get("placeholder", str(descriptor.digest), _placed)
         if known is None:
-            known = placeholder_place(self._cache.blob(descriptor)) or False
+            known = placeholder_place(self._cache.blob(descriptor)) or ()
             self._state.put("placeholder", str(descriptor.digest), known)
-        return (str(known[0]), int(known[1]), int(known[2])) if known else None
+        return known or None
 
     def checkpoint(self, key: str) -> tuple[Layer, ...] | None:
         """The layers of the checkpoint under *key*, if all of them are really there."""
@@ -174,6 +175,14 @@ class Registered:
             rows = zip(manifest.layers, image.config.diff_ids, image.created_by, strict=True)
             return tuple(Layer(descriptor, diff_id, made) for descriptor, diff_id, made in rows)
         return None
+
+
+def _placed(value: Any) -> tuple[str, int, int] | tuple[()]:
+    """Folder and owner; nothing where the layer is no placeholder."""
+    if value == []:
+        return ()
+    folder, uid, gid = value
+    return as_text(folder), int(uid), int(gid)
 
 
 def lost(repository: Repository, layers: Sequence[Descriptor]) -> tuple[Descriptor, ...]:

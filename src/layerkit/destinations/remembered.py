@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from ..registry import Way
 from ..state import State
@@ -14,6 +15,14 @@ _KIND = "way"
 _LIFE = 7 * 24 * 3600  # seconds
 
 
+def _way(value: Any) -> Way:
+    kind, chunk, age = value["kind"], value["chunk"], time.time() - value["time"]
+    good = kind in ("stream", "chunked", "monolithic") and isinstance(chunk, int)
+    if not good or (kind == "chunked") != (chunk > 0) or not 0 <= age < _LIFE:
+        raise ValueError("no way, or one of long ago")
+    return Way(kind, chunk)
+
+
 class RememberedWays:
     """The way of uploading that each registry host needs, in the state folder."""
 
@@ -21,13 +30,7 @@ class RememberedWays:
         self._state = state
 
     def load(self, host: str) -> Way | None:
-        value = self._state.get(_KIND, host)
-        try:
-            kind, chunk, age = value["kind"], value["chunk"], time.time() - value["time"]
-        except (TypeError, KeyError):
-            return None
-        good = kind in ("stream", "chunked", "monolithic") and isinstance(chunk, int)
-        return Way(kind, chunk) if good and (kind == "chunked") == (chunk > 0) and 0 <= age < _LIFE else None
+        return self._state.get(_KIND, host, _way)
 
     def save(self, host: str, way: Way | None) -> None:
         if way is None:

@@ -15,7 +15,7 @@ from ..errors import CheckpointError, IntegrityError, Stopped, printable
 from ..events import Listener, Note, Transfer
 from ..oci import MEDIA, Descriptor, Digest, Layer
 from ..registry import Repository, Standing, UploadDropped
-from ..state import State
+from ..state import State, as_text
 from .base import Sent
 
 __all__ = ["HASH_FIRST", "LAYER_JOBS", "Again", "Beside", "Sending", "sample"]
@@ -120,7 +120,8 @@ class Sending:
 
         dropped = 0
         with self._state.alone(f"{self._repository.name} {taste}", wait) as waited:
-            if waited or blueprint.size < HASH_FIRST or self._state.get("sample", taste):
+            seen = self._state.get("sample", taste, Digest.parse) is not None
+            if waited or seen or blueprint.size < HASH_FIRST:
                 self._packer.digest(index)
             content = self._packer.content(index)
             transfer = _Upload(self._repository, self._packer, index, content, label, self._listener, stopped)
@@ -162,9 +163,7 @@ class Sending:
             ) from None
 
     def _forget_old_sessions(self) -> None:
-        for key, value in self._state.all(_UPLOAD).items():
-            if not isinstance(value, dict) or not _recent(value.get("time")):
-                self._state.drop(_UPLOAD, key)
+        self._state.all(_UPLOAD, _standing)
 
 
 class Beside(Generic[T]):
@@ -279,13 +278,7 @@ class _Journal:
         self._key = hashlib.sha256(f"{repository} {blueprint.mark} {size}".encode()).hexdigest()
 
     def load(self) -> Standing | None:
-        value = self._state.get(_UPLOAD, self._key)
-        try:
-            if _recent(value["time"]):
-                return Standing(str(value["url"]), int(value["held"]), int(value["least_chunk"]))
-        except (TypeError, KeyError, ValueError):
-            pass
-        return None
+        return self._state.get(_UPLOAD, self._key, _standing)
 
     def save(self, standing: Standing) -> None:
         value = {"url": standing.url, "held": standing.held, "least_chunk": standing.least_chunk, "time": time.time()}
@@ -295,8 +288,10 @@ class _Journal:
         self._state.drop(_UPLOAD, self._key)
 
 
-def _recent(moment: Any) -> bool:
-    return isinstance(moment, int | float) and 0 <= time.time() - moment < _SESSION_LIFE
+def _standing(value: Any) -> Standing:
+    if not 0 <= time.time() - value["time"] < _SESSION_LIFE:
+        raise ValueError("the registry has forgotten it")
+    return Standing(as_text(value["url"]), int(value["held"]), int(value["least_chunk"]))
 
 
 @dataclass(frozen=True, slots=True)

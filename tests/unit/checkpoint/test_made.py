@@ -172,7 +172,7 @@ def test_a_record_that_is_damaged(tmp_path: Path) -> None:
     path = save({"a": torch.ones(8)}, tmp_path / "a.pt")
     with State() as state:
         pack(made(path, WHOLE, state), state)
-        (key,) = state.all("weights")
+        (key,) = state.all("weights", dict)
         for value in ({"weights": "x"}, [1], {"weights": 3}, {}, "text"):
             state.put("weights", key, value)
             found = made(path, WHOLE, state)
