@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from .checkpoint_inputs import own_dockerfile
 from .destinations import Destination
 from .errors import ConfigurationError
-from .events import Listener, Note, silent
+from .events import Listener, silent
 from .oci import Platform, Reference
 from .project import Project
+from .registries import connect
 from .request import Request
 from .runtime import base_images
 from .settings import Settings
@@ -56,16 +57,13 @@ class Connections:
 
     def _connect(self, unanswered: int | None = None) -> Client:
         from .destinations.remembered import RememberedWays
-        from .registry import Client, Credentials
 
-        return Client(
-            credentials=Credentials(self.settings.docker_config, self.settings.environment),
-            proxies=self.settings.proxies,
-            ca_bundle=self.settings.ca_bundle,
+        return connect(
+            self.settings,
+            self.listener,
             unanswered=unanswered,
             layer_limit=self.project.checkpoint.layer_limit if self.project.checkpoint else None,
             ways=RememberedWays(self.state),
-            told=lambda text: self.listener(Note(text)),
         )
 
     @cached_property

@@ -15,8 +15,10 @@ from typing import Any, Literal
 from ._version import __version__
 from .engine import ANOTHER_STORE, Abilities, Engine
 from .errors import LayerkitError, LocalResourceError, TransientError
+from .events import Listener, silent
 from .oci import Reference
-from .registry import Client, Credentials, Probe
+from .registries import connect
+from .registry import Credentials, Probe
 from .settings import Settings
 from .state import State
 
@@ -49,11 +51,14 @@ class Finding:
         return {"name": self.name, "level": self.level, "message": self.said, "fix": self.fix}
 
 
-def examine(settings: Settings, repository: str = "", platforms: Sequence[str] = ()) -> Iterator[Finding]:
+def examine(
+    settings: Settings, repository: str = "", platforms: Sequence[str] = (), listener: Listener = silent
+) -> Iterator[Finding]:
     """Try everything, one finding after the other; with *repository* (``HOST/NAME``) what it lets us do too.
 
     Args:
         platforms: that are to be built, as ``linux/arm64``.
+        listener: hears why the registry is asked again.
 
     Raises:
         ConfigurationError: *repository* is no name of one.
@@ -65,7 +70,7 @@ def examine(settings: Settings, repository: str = "", platforms: Sequence[str] =
     yield _logins(settings)
     yield from _builder(settings, platforms)
     if reference is not None:
-        yield from _registry(settings, reference)
+        yield from _registry(settings, reference, listener)
 
 
 def _extras() -> str:
@@ -191,14 +196,9 @@ def _abilities(abilities: Abilities) -> Iterator[Finding]:
 # ------------------------------------------------------------------------------------------------- the registry
 
 
-def _registry(settings: Settings, reference: Reference) -> Iterator[Finding]:
+def _registry(settings: Settings, reference: Reference, listener: Listener) -> Iterator[Finding]:
     host = reference.host
-    with Client(
-        credentials=Credentials(settings.docker_config, settings.environment),
-        proxies=settings.proxies,
-        ca_bundle=settings.ca_bundle,
-        retries=1,
-    ) as client:
+    with connect(settings, listener, retries=1) as client:
         probe = Probe(client.repository(reference))
         try:
             yield from _resolve(host, proxied=bool(client.transport.proxy_of(host)))

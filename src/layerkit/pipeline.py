@@ -181,8 +181,10 @@ def _compose(session: Session, plan: Plan, made: Halves) -> _Done:
     return _Done(result, checkpoint, tuple(layers))
 
 
-def bake_definition(project: Project, *, tags: Sequence[str] = (), settings: Settings | None = None) -> dict[str, Any]:
+def bake_definition(
+    project: Project, *, tags: Sequence[str] = (), settings: Settings | None = None, listener: Listener = silent
+) -> dict[str, Any]:
     """The bake definition of the whole image, for ``docker buildx bake -f -``: ``targets.whole_definition``."""
     request = Request(tags, push=True)
-    with Session(project, request, settings or Settings.from_environment()) as session:
+    with Session(project, request, settings or Settings.from_environment(), listener) as session:
         return whole_definition(session.to, session.inputs(), session.tags, session.listener)

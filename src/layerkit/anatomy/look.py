@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigurationError, LayerkitError
+from ..events import Listener, silent
 from ..oci import Descriptor, Image
 from ..settings import Settings
 from .difference import Difference, compare
@@ -33,6 +34,7 @@ def inspect(
     base: str = "",
     timeline: Path | str | None = None,
     settings: Settings | None = None,
+    listener: Listener = silent,
 ) -> Inspection:
     """Take an image apart: its layers by role, its checkpoint, what a change of each role costs a node.
 
@@ -45,23 +47,30 @@ def inspect(
         base: the image that it was built FROM: whose layers are known to be the base's then.
         timeline: file that ``build --metadata-file`` wrote; by default what this machine remembers of its build.
         settings: surroundings; the process's environment by default.
+        listener: hears why a registry is asked again.
 
     Raises:
         ConfigurationError: there is no such image, or not for *platform*.
         LayerkitError: of the kind that fits, as ``errors`` draws them.
     """
-    with Surroundings.of(settings) as around:
+    with Surroundings.of(settings, listener) as around:
         return _inspect(around, reference, platform, base, timeline)
 
 
 def diff(
-    before: str, after: str, *, platform: str = "", base: str = "", settings: Settings | None = None
+    before: str,
+    after: str,
+    *,
+    platform: str = "",
+    base: str = "",
+    settings: Settings | None = None,
+    listener: Listener = silent,
 ) -> Difference:
     """How the image *after* differs from *before*, and what a node that has *before* moves for it.
 
     Args, Raises: as ``inspect``, for both.
     """
-    with Surroundings.of(settings) as around:
+    with Surroundings.of(settings, listener) as around:
         return compare(*(_inspect(around, reference, platform, base, None) for reference in (before, after)))
 
 

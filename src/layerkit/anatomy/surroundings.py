@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigurationError, LocalResourceError
+from ..events import Listener, silent
 from ..oci import Reference
+from ..registries import connect
 from ..settings import Settings
 from .found import Found
 from .sources import from_docker, from_layout, from_registry
@@ -27,16 +29,17 @@ class Surroundings:
 
     settings: Settings
     state: State
+    listener: Listener = silent
     _client: Client | None = None
 
     @classmethod
     @contextlib.contextmanager
-    def of(cls, settings: Settings | None) -> Iterator[Surroundings]:
+    def of(cls, settings: Settings | None, listener: Listener = silent) -> Iterator[Surroundings]:
         from ..state import State
 
         settings = settings or Settings.from_environment()
         with State(settings.state_folder) as state:
-            around = cls(settings, state)
+            around = cls(settings, state, listener)
             try:
                 yield around
             finally:
@@ -46,14 +49,7 @@ class Surroundings:
     @property
     def client(self) -> Client:
         if self._client is None:
-            from ..registry import Client, Credentials
-
-            self._client = Client(
-                credentials=Credentials(self.settings.docker_config, self.settings.environment),
-                proxies=self.settings.proxies,
-                ca_bundle=self.settings.ca_bundle,
-                retries=3,  # somebody waits in front of it
-            )
+            self._client = connect(self.settings, self.listener, retries=3)  # somebody waits in front of it
         return self._client
 
     def find(self, reference: str, platform: str) -> Found:

@@ -74,6 +74,7 @@ def _examined(repository: str, folder: Path, builder: str) -> Iterator[Finding]:
 
     from ..doctor import examine
     from ..settings import Settings
+    from .display import notes
 
     settings = Settings.from_environment()
     platforms: tuple[str, ...] = ()
@@ -83,7 +84,7 @@ def _examined(repository: str, folder: Path, builder: str) -> Iterator[Finding]:
         builder = builder or wanted
     if builder:
         settings = replace(settings, builder=builder)
-    yield from examine(settings, repository, platforms)
+    yield from examine(settings, repository, platforms, notes)
     if about is not None:
         yield about
 

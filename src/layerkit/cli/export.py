@@ -68,9 +68,10 @@ def dockerfile(folder: Path, file: Path | None, overrides: tuple[str, ...], targ
 def bake(folder: Path, file: Path | None, overrides: tuple[str, ...], tags: tuple[str, ...]) -> None:
     """Print the bake definition of the whole image, for: docker buildx bake -f -"""
     from ..pipeline import bake_definition
+    from .display import notes
 
     project = load_project(folder, file, overrides)
-    definition = bake_definition(project, tags=tags)
+    definition = bake_definition(project, tags=tags, listener=notes)
     context = definition["target"]["image"].get("contexts", {}).get("checkpoint")
     if context and project.checkpoint and not (project.root / project.checkpoint.path).is_dir():
         print(f"note: the checkpoint's context is {context}: bake copies all that is in that folder", file=sys.stderr)

@@ -65,10 +65,11 @@ def inspect(
     from ..anatomy import inspect as look
     from ..anatomy import inspection_page
     from .app import json_errors
+    from .display import notes
     from .portrait import inspection_lines
 
     with json_errors(as_json):
-        found = look(image, platform=platform, base=base, timeline=timeline)
+        found = look(image, platform=platform, base=base, timeline=timeline, listener=notes)
         if page is not None:
             _write(page, inspection_page(found))
         _show(as_json, page, found.to_json, lambda: inspection_lines(found, _look(digests)))
@@ -90,10 +91,11 @@ def diff(
     from ..anatomy import diff as look
     from ..anatomy import difference_page
     from .app import json_errors
+    from .display import notes
     from .portrait import difference_lines
 
     with json_errors(as_json):
-        found = look(before, after, platform=platform, base=base)
+        found = look(before, after, platform=platform, base=base, listener=notes)
         if page is not None:
             _write(page, difference_page(found))
         _show(as_json, page, found.to_json, lambda: difference_lines(found, _look(digests)))

@@ -9,7 +9,7 @@ from ..errors import ConfigurationError
 from ..events import Listener, silent
 from ..oci import Reference
 from ..project import Project
-from ..registry import Client, Credentials
+from ..registries import connect
 from ..settings import Settings
 from .survey import Survey
 
@@ -58,9 +58,5 @@ def opened(
     listener: Listener = silent,
 ) -> Iterator[Survey]:
     """A survey of the repositories *references*, for as long as it takes."""
-    with Client(
-        credentials=Credentials(settings.docker_config, settings.environment),
-        proxies=settings.proxies,
-        ca_bundle=settings.ca_bundle,
-    ) as client:
+    with connect(settings, listener) as client:
         yield Survey(list(map(client.repository, references)), unrelated=unrelated, listener=listener)

@@ -68,7 +68,7 @@ def verify(
         _ = local.files  # a typing error is to be told before anything is read
     cache: Scans = {}
     images = []
-    with Surroundings.of(replace(settings, platform="")) as around:
+    with Surroundings.of(replace(settings, platform=""), listener) as around:
         founds = _platforms(around, reference, platform)
         for found in founds:
             subject = Subject.of(found)
