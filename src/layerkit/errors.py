@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 __all__ = [
+    "AGAIN",
     "AuthenticationError",
     "BuildError",
     "CheckpointError",
@@ -36,6 +37,9 @@ __all__ = [
     "TransientError",
     "printable",
 ]
+
+
+AGAIN = "this is safe to run again"  # the hint of what may pass, where there is no better one
 
 
 def printable(text: str, limit: int = 2000) -> str:
@@ -144,7 +148,7 @@ class TransientError(LayerkitError):
     exit_status = 7
 
     def __init__(self, message: str, *, hint: str = "", retry_after: float | None = None) -> None:
-        super().__init__(message, hint=hint or "this is safe to run again: what arrived is used")
+        super().__init__(message, hint=hint or AGAIN)
         self.retry_after = retry_after
 
 

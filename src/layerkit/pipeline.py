@@ -14,7 +14,7 @@ from typing import Any, Literal
 from .assemble import assemble
 from .checkpoint_inputs import CheckpointInputs
 from .destinations import Published
-from .errors import LayerkitError, RefusedError
+from .errors import AGAIN, LayerkitError, RefusedError, TransientError
 from .events import Listener, Note, silent
 from .forecast import learn
 from .halves import CannotCompose, Halves, halves
@@ -113,7 +113,12 @@ def execute(session: Session, plan: Plan) -> Result:
     Raises:
         LayerkitError: as the step that failed has it; no tag was moved, or the message says which of several.
     """
-    done = _done(session, plan)
+    try:
+        done = _done(session, plan)
+    except TransientError as error:
+        if error.hint == AGAIN:
+            error.hint = f"{AGAIN}: what arrived is used"
+        raise
     result = replace(done.result, plan=plan, timeline=session.recorder.spans())
     remember(session.state, str(result.digest), result.to_json())
     session.learn(learn(session.rates, plan, result))

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from layerkit.checkpoint import compress
-from layerkit.errors import ConflictError, RefusedError
+from layerkit.errors import ConflictError, RefusedError, TransientError
 from layerkit.events import Event, Note
+from layerkit.registry import Client
 from layerkit.testing import FakeRegistry
 from registry.pushing import NAME, Played, Pushing, image, tar_of
 from registry.support import MIB, pattern
@@ -30,6 +31,27 @@ def project(root: Path, registry: FakeRegistry, weights: bool = True) -> Pushing
 def change(pushing: Pushing) -> None:
     """New code: BuildKit has to run."""
     (pushing.project / "serve.py").write_text("print('new')\n")
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ({"method": "GET", "path": "manifests/runtime-"}, "this is safe to run again"),
+        ({"method": "PATCH"}, "this is safe to run again: what arrived is used"),
+    ],
+    ids=["looking", "sending"],
+)
+def test_hint_of_what_may_pass(tmp_path: Path, serve: Serve, fault: dict[str, str], said: str) -> None:
+    """That what arrived is used is said where something was sent, and not of a registry that was only asked."""
+    registry = serve()
+    pushing = project(tmp_path, registry)
+    registry.fail(status=503, times=-1, **fault)
+    played = Played(pushing)
+    client = Client(sleep=lambda seconds: None, retries=1)
+    vars(played.to).update(client=client, base_client=client)
+    with pytest.raises(TransientError) as caught:
+        played.run()
+    assert caught.value.hint == said
 
 
 def test_immutable_tag(tmp_path: Path, serve: Serve) -> None:

@@ -44,7 +44,7 @@ def test_message_and_hint() -> None:
     """An error is its message; the hint is beside it, and a transient one always has one."""
     error = LayerkitError("registry x: no", hint="log in")
     assert (str(error), error.hint) == ("registry x: no", "log in")
-    assert TransientError("x").hint == "this is safe to run again: what arrived is used"
+    assert TransientError("x").hint == "this is safe to run again"
     assert TransientError("x", retry_after=3).retry_after == 3
     assert ConfigurationError("x").problems == ()
 

@@ -23,7 +23,7 @@ from . import completion
 if TYPE_CHECKING:
     from ..project import Project
 
-__all__ = ["Terminated", "cli", "error_document", "json_errors", "load_project", "main", "project_options"]
+__all__ = ["Terminated", "cli", "error_document", "json_errors", "leaving", "load_project", "main", "project_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -51,11 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if "--json" in itertools.takewhile(lambda word: word != "--", given):
             with contextlib.suppress(OSError):  # it is said on standard error already
                 _print_error(_usage(error))
-    except (KeyboardInterrupt, click.Abort):
-        print("interrupted: no tag was moved; what arrived is used by the next run", file=sys.stderr)
+    except (KeyboardInterrupt, click.Abort) as error:
+        print(f"interrupted{_left(error.__cause__ or error)}", file=sys.stderr)
         status = 130
-    except Terminated:
-        print("terminated: no tag was moved; what arrived is used by the next run", file=sys.stderr)
+    except Terminated as error:
+        print(f"terminated{_left(error)}", file=sys.stderr)
         status = 143
     except LayerkitError as error:
         _show(error)
@@ -122,6 +122,21 @@ def _show(error: LayerkitError) -> None:
     print("\n".join(map(harmless, text.split("\n"))) if actions else text, file=sys.stderr)
     if actions:
         annotate(actions, error)
+
+
+@contextlib.contextmanager
+def leaving(state: str) -> Iterator[None]:
+    """Who is interrupted in the block is told in which *state* things were left."""
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated) as error:
+        error.args = (state,)
+        raise
+
+
+def _left(error: BaseException) -> str:
+    """As ``leaving`` has it; "" outside of it."""
+    return f": {error.args[0]}" if error.args else ""
 
 
 @contextlib.contextmanager

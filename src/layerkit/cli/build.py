@@ -13,7 +13,7 @@ import click
 
 from ..errors import ConfigurationError
 from . import completion
-from .app import json_errors, load_project, project_options
+from .app import json_errors, leaving, load_project, project_options
 
 __all__ = ["build", "plan"]
 
@@ -134,7 +134,10 @@ def build(
         kind = "quiet" if quiet else progress
         actions = Actions.from_environment()
         kind = "github" if actions and kind == "auto" else kind
-        with display(kind, terminal=sys.stderr.isatty()) as listener:
+        with (
+            leaving("no tag was moved; what arrived is used by the next run"),
+            display(kind, terminal=sys.stderr.isatty()) as listener,
+        ):
             result = run(
                 project,
                 tags=tags,

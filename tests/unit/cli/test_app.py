@@ -16,6 +16,7 @@ import click
 import pytest
 
 import layerkit.pipeline
+import layerkit.verification
 from layerkit import errors
 from layerkit.cli.app import cli, error_document
 from layerkit.errors import BuildError, ConfigurationError, LayerkitError, Problem
@@ -290,6 +291,17 @@ def test_interrupted(run: Run, monkeypatch: pytest.MonkeyPatch, error: BaseExcep
     fails(monkeypatch, error)
     done = run("build")
     assert done.status == status and done.err.strip().startswith(said)
+
+
+def test_interrupted_elsewhere(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a command that sends nothing it is not said that something arrived."""
+
+    def interrupt(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("layerkit.verification.verify", interrupt)
+    done = run("verify", "registry:r.example/x")
+    assert (done.status, done.err.strip()) == (130, "interrupted")
 
 
 @pytest.fixture
