@@ -9,8 +9,8 @@ from dataclasses import dataclass
 __all__ = ["Command", "commands"]
 
 _TOKEN = re.compile(
-    r"(?P<quoted>\"(?:\\.|[^\"\\])*\"|'[^']*')|(?P<escaped>\\.)|(?P<end>&&|\|\||[;|&\n(){}])|(?P<space>[ \t\r]+)"
-    r"|(?P<plain>[^\s\"'\\;|&(){}]+|.)",
+    r"(?P<quoted>\"(?:\\.|[^\"\\])*\"|'[^']*')|(?P<escaped>\\.)|(?P<space>[ \t\r]+)"
+    r"|(?P<end>&&|\|\||[;|&\n()}]|\{(?=\s|\Z))|(?P<plain>[^\s\"'\\;|&(){}]+|.)",
     re.DOTALL,
 )
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
@@ -62,7 +62,7 @@ def commands(script: str, *, bare: bool = False) -> tuple[Command, ...]:
         text = token[0]
         if kind == "space":
             end_word()
-        elif kind == "end" and not (text in "{}" and parts is not None):
+        elif kind == "end" and not (text in "{}" and parts is not None):  # a brace that is no word of its own
             end_command()
         else:
             parts = [] if parts is None else parts

@@ -22,6 +22,11 @@ _FLAGS = re.compile(r"\ARUN(?:\s+--[a-z][a-z-]*(?:=\S*)?)*\s*", re.IGNORECASE)
 _NAMED = re.compile(r"\$(?:(\w+)|\{(\w+)(?::?[-?=]([^}]*))?\})")
 _ASSIGNED = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 _REDIRECTED = re.compile(r"[0-9&]?>[>|]?(.*)", re.DOTALL)
+# bash takes a{b,c} for two words, and is what SHELL or /bin/sh may be; to another sh it is a file that nobody has.
+_LIST = re.compile(r"(?<!\$)\{([^{},]*(?:,[^{},]*)+)\}")
+_RANGE = re.compile(r"(?<!\$)\{-?\w+\.\.-?\w+(?:\.\.-?\w+)?\}")
+_MOST_BRACED, _DEEPEST = 256, 10  # words that one becomes; braces in braces
+_LONGEST_BRACED = 10_000  # characters
 _SHELLS = frozenset(("sh", "bash", "dash", "ash"))
 _KEYWORDS = frozenset(("if", "elif", "while", "until", "!", "time"))
 # Naming the weights is all the same to these: they look at a folder, make it, or only say its name.
@@ -42,6 +47,7 @@ _LEFTOVERS = frozenset(
      "*.egg-info", "*.a", "*.js.map")
 )  # fmt: skip
 _SET_USER_ID = re.compile(r"[-/+][246]000")  # programs; no weights
+_ARCHIVERS = frozenset(("7z", "7za", "7zr", "7zz", "rar"))
 _ACTIONS = ("-delete", "-exec", "-execdir", "-ok", "-okdir")
 
 
@@ -90,7 +96,7 @@ def _works_on(instruction: Instruction, variables: Mapping[str, str], workdir: s
     known = dict(variables)
     before: list[str] = []  # the words of the command before: an xargs gets its paths from that
     for command in _commands(instruction):
-        words = [part for word in command.words for part in _expanded(word, known)]
+        words = [part for word in command.words for one in _braced(word) for part in _expanded(one, known)]
         while words and words[0] in _KEYWORDS:
             words = words[1:]
         for word in (*command.assigned, *(words[1:] if words[:1] == ["export"] else ())):
@@ -135,6 +141,24 @@ def _commands(instruction: Instruction) -> Iterator[Command]:
                     yield Command(command.words[at:])
 
 
+def _braced(word: str) -> list[str]:
+    """The words that bash makes of its braces; a pattern for a range, and where they are too many."""
+    found = [_RANGE.sub("*", word)]
+    if len(word) > _LONGEST_BRACED:
+        return [_LIST.sub("*", found[0])]
+    for _ in range(_DEEPEST):
+        if not any(_LIST.search(one) for one in found):
+            break
+        lists = [(one, _LIST.search(one)) for one in found]
+        more = [
+            one[: at.start()] + part + one[at.end() :] if at else one
+            for one, at in lists
+            for part in (at[1].split(",") if at else ("",))
+        ]
+        found = more if len(more) <= _MOST_BRACED else [_LIST.sub("*", one) for one in found]
+    return found
+
+
 def _expanded(word: str, variables: Mapping[str, str]) -> list[str]:
     """The words that it is with its variables; one that nothing is known of stays."""
     if "$" not in word:
@@ -160,7 +184,7 @@ def _command_works_on(name: str, words: list[str], folder: str | None, where: st
     elif name == "cp":
         works = recursive or _has(words, "a", "--archive")
         paths = _taken(words, paths)
-    elif name == "tar":
+    elif name in ("tar", "bsdtar"):
         works = _has(words, "c", "--create") or (len(words) > 1 and words[1].isalpha() and "c" in words[1])
     elif name == "find":
         works = not _finds_leftovers(words)
@@ -169,6 +193,14 @@ def _command_works_on(name: str, words: list[str], folder: str | None, where: st
             paths.append(folder)
     elif name in ("zip", "gzip"):
         works = recursive
+    elif name in _ARCHIVERS:
+        works = words[1:2] in (["a"], ["u"], ["d"])
+        paths += [folder] if len(words) == 3 and folder is not None else []  # an archive of all that is there
+    elif name == "git":  # what is not tracked: deleted, put aside, or put into .git
+        works = not {"clean", "stash", "add"}.isdisjoint(words)
+        paths += [folder] if folder is not None else []
+    elif name == "mksquashfs":
+        works = True
     else:
         works = name in ("mv", "rsync")
         paths = paths if any(word.startswith("--del") for word in words) else _taken(words, paths)
@@ -232,8 +264,15 @@ def _paths(words: Iterable[str], folder: str | None) -> Iterator[str]:
 
 
 def _within(path: str, where: str) -> bool:
-    """Whether *path* is *where*, or below it."""
-    return path == where or path.startswith(where + "/")
+    """Whether *path* is *where*, or below it; of a pattern that leads there: but for what no checkpoint is made of."""
+    if path == where or path.startswith(where + "/"):
+        return True
+    parts, goal = path.strip("/").split("/"), where.strip("/").split("/")
+    return (
+        len(parts) > len(goal)
+        and all(fnmatchcase(name, part) for part, name in zip(parts, goal, strict=False))
+        and parts[-1] not in _LEFTOVERS
+    )
 
 
 def _above(path: str, where: str) -> bool:
