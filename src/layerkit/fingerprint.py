@@ -103,7 +103,8 @@ class Inputs:
     def runtime_key(self, platform: str) -> str:
         """The key of the runtime image for *platform*: 40 hex digits over everything that decides its content.
 
-        Secrets count by name: their values reach no layer.
+        Secrets count by name: their values reach no layer. Nor does it matter whether one is there: to BuildKit's own
+        cache it does not, so that another key would get the same step from there.
         """
         builder, image = self.project.builder, self.project.image
         document = {
