@@ -282,7 +282,9 @@ def _layers(
             shaky = present.stacked and bool(to_build) and (not same_below or bool(instructions))
             planned += _checkpoint(inputs, present, pack, way, shaky)
             continue
-        if role == "dependencies" and not (now["dependencies"] or inputs.project.image.dockerfile or _installs(inputs)):
+        if role == "dependencies" and not (
+            now["dependencies"] or inputs.project.image.dockerfile or _makes_folder(inputs)
+        ):
             continue
         if role in ("base", "code") and not now[role]:
             continue
@@ -306,8 +308,9 @@ def _layers(
     return tuple(planned)
 
 
-def _installs(inputs: Inputs) -> bool:
-    return bool(inputs.project.dependencies.apt)
+def _makes_folder(inputs: Inputs) -> bool:
+    """WORKDIR is a layer too, some 92 bytes: it stands on the base, and is built with what is installed there."""
+    return inputs.project.image.workdir.strip("/") != ""
 
 
 def _checkpoint(inputs: Inputs, present: Present, pack: bool, way: Way, shaky: bool) -> list[LayerPlan]:

@@ -13,7 +13,7 @@ from layerkit.checkpoint.safetensors import layout
 from layerkit.fingerprint import Inputs
 from layerkit.oci import Digest, Image, dump
 from layerkit.planner import Plan, Present, plan
-from layerkit.project import Builder, Checkpoint, Project
+from layerkit.project import Builder, Checkpoint, Dependencies, Project
 from layerkit.project import Image as Table
 from layerkit.recognise import recognise
 from layerkit.state import State
@@ -155,6 +155,16 @@ def test_base(root: Path) -> None:
     said = f"python:3.11-slim {Digest.of(b'base').short} → {Digest.of(b'newer').short}"
     assert rows(made)["base"] == ("built", said)
     assert rows(made)["dependencies"] == ("built", f"the base under it changed: {said}")
+
+
+@pytest.mark.parametrize(("workdir", "layer"), [("/app", True), ("/", False)])
+def test_nothing_is_installed(root: Path, workdir: str, layer: bool) -> None:
+    """The working folder is a layer among the dependencies, where none are installed too; the root is there already."""
+    bare = dataclasses.replace(project(root), dependencies=Dependencies())
+    bare = dataclasses.replace(bare, image=dataclasses.replace(bare.image, workdir=workdir))
+    with State() as state:
+        made = decide(inputs(bare, state), Present())
+    assert [item.role for item in made.layers] == ["base", *["dependencies"] * layer, "checkpoint", "code"]
 
 
 def test_many_files_in_one_sentence(root: Path) -> None:
