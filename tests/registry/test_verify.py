@@ -19,6 +19,7 @@ import layerkit
 from layerkit import Mismatch, Verification
 from layerkit.checkpoint.hashing import hash_weights
 from layerkit.checkpoint.opening import open_weights
+from layerkit.cli.verify import _lines
 from layerkit.errors import CheckpointError, ConfigurationError, LocalResourceError
 from layerkit.oci import MEDIA, Config, Descriptor, Digest, Image, Index, Manifest, Platform, dump
 from layerkit.testing import FakeRegistry
@@ -281,13 +282,14 @@ def test_another_checkpoint_image(kit: Verifier) -> None:
 
 @pytest.mark.parametrize("options", ["", 'hash = "weights"', SHARDS, 'compression = "zstd"'])
 def test_as_it_says(kit: Verifier, options: str) -> None:
-    """An untouched image is what it says of itself."""
+    """An untouched image is what it says of itself; the text says where it was read from."""
     kit.options(options, "weights")
     kit.save(model())
     (kit.project / "weights" / "config.json").write_text("{}")
     kit.push()
     found = kit.verify()
     assert found.holds and found.images[0].way == "labels"
+    assert any(line.split() == ["from", "its", "registry"] for line in _lines(found))
     assert found.read.checkpoint == sum(kit.sizes("checkpoint"))
     assert found.images[0].notes == ()
 

@@ -11,7 +11,10 @@ from ..oci import Descriptor, Digest, Image, Index, Manifest, Platform
 from .peek import Read
 from .roles import Step
 
-__all__ = ["Found", "LocalImage", "Stream"]
+__all__ = ["SOURCES", "Found", "LocalImage", "Stream"]
+
+# Where an image was found, as people call it.
+SOURCES = {"registry": "its registry", "docker": "the local Docker", "oci": "an OCI layout"}
 
 # A whole blob in chunks of at most 1 MiB, verified while it is read.
 Stream = Callable[[Descriptor], AbstractContextManager[Iterator[bytes]]]

@@ -15,12 +15,12 @@ from . import charts
 from .charts import amount, text
 from .costs import change
 from .difference import Difference
+from .found import SOURCES
 from .inspection import Inspection
 from .layers import Amount, InspectedLayer, stored, unpacked
 
 __all__ = ["difference_page", "inspection_page"]
 
-_SOURCES = {"registry": "its registry", "docker": "the local Docker", "oci": "an OCI layout"}
 _SCENARIOS = (("code", "New code"), ("checkpoint", "New weights"), ("dependencies", "New dependencies"))
 
 
@@ -113,7 +113,7 @@ def _facts(found: Inspection) -> dict[str, tuple[str, str]]:
         "Unpacked": (amount(found.unpacked), "what a node keeps"),
         "Layers": (str(len(found.layers)), ""),
         "Platform": (text(found.platform, 60), more),
-        "Read from": (_SOURCES[found.source], "built by layerkit" if found.built_by_layerkit else ""),
+        "Read from": (SOURCES[found.source], "built by layerkit" if found.built_by_layerkit else ""),
     }
 
 
@@ -243,6 +243,7 @@ def _difference_facts(found: Difference) -> dict[str, tuple[str, str]]:
         "and unpacks": (amount(move.unpack), f"{len(move.unpacked)} layers"),
         "Changed": (", ".join(found.changed) or "nothing", ""),
         "Platform": (text(found.after.platform, 60), ""),
+        "Read from": (", ".join(dict.fromkeys(SOURCES[side.source] for side in (found.before, found.after))), ""),
     }
     if move.download_without_blobs.bytes > move.download.bytes:
         facts["Without blobs"] = (amount(move.download_without_blobs), "if the node keeps none")

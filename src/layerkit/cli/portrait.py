@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import click
 
 from ..anatomy import Amount, Difference, InspectedLayer, Inspection, Move, change
+from ..anatomy.found import SOURCES
 from ..anatomy.layers import by_role, stored, total, unpacked
 from ..anatomy.roles import brief
 from ..errors import printable
@@ -83,16 +84,13 @@ def _notes(notes: Sequence[str], look: Look) -> list[str]:
     return ["", *lines] if lines else []
 
 
-_SOURCES = {"registry": "from its registry", "docker": "from the local Docker", "oci": "from an OCI layout"}
-
-
 def _facts(found: Inspection, look: Look) -> list[str]:
     lines = [f"  {found.digest}"] if found.digest else []
     if found.index and found.index != found.digest:
         lines.append(f"  out of the index of {', '.join(printable(p, 40) for p in found.platforms) or 'one image'}")
         lines.append(f"  {found.index}")
     count = len(found.layers)
-    facts = [printable(found.platform, 60), f"{count} layer{'s'[: count != 1]}", _SOURCES[found.source]]
+    facts = [printable(found.platform, 60), f"{count} layer{'s'[: count != 1]}", f"from {SOURCES[found.source]}"]
     facts.append("built by layerkit" if found.built_by_layerkit else "not built by layerkit")
     return [*lines, *_wrapped("  " + " · ".join(facts), look)]
 
@@ -231,6 +229,7 @@ def difference_lines(found: Difference, look: Look) -> list[str]:
         lines.append(look.strong(f"{sign} {printable(side.reference)}"))
         if side.digest:
             lines.append(f"  {side.digest}")
+        lines.append(f"  from {SOURCES[side.source]}")
     if found.same:
         return [look.plain(line) for line in [*lines, "", "no layer and no setting differs"]]
     lines += ["", look.dim(f"{'role':<14}{'before':>12}{'after':>12}  ")]

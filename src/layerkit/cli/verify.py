@@ -93,6 +93,8 @@ def _verdict(found: Verification) -> str:
 
 
 def _image(found: Verification, image: VerifiedImage) -> list[str]:
+    from ..anatomy.found import SOURCES
+
     read = image.read
     parts = [f"{size(read.checkpoint)} of the checkpoint ({image.layers_read} of {_many(len(image.layers), 'layer')})"]
     parts += [f"{size(read.above)} of layers above"] if read.above else []
@@ -100,6 +102,7 @@ def _image(found: Verification, image: VerifiedImage) -> list[str]:
     by = f"{_many(image.tensors, 'tensor')}" if image.way == "tensors" and image.tensors else _WAYS[image.way]
     rows = [
         ("image", f"{printable(found.reference)} ({printable(image.platform)})"),
+        ("from", SOURCES[found.source]),
         ("digest", str(image.digest) if image.digest else ""),
         ("weights", str(image.weights) if image.weights else ""),
         ("files", str(image.checkpoint) if image.checkpoint else ""),

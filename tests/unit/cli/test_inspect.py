@@ -73,6 +73,7 @@ def test_diff(run: Run, layout: Path) -> None:
     done = run("diff", f"oci:{layout}:v1", f"oci:{layout}:v2", "--exit-code")
     assert done.status == 10 and "\x1b" not in done.out and "\x07" not in done.out
     assert "a node that has the first one" in done.out and "downloads" in done.out
+    assert done.out.count("\n  from an OCI layout\n") == 2
     same = run("diff", f"oci:{layout}:v1", f"oci:{layout}:v1", "--exit-code")
     assert same.status == 0 and "no layer and no setting differs" in same.out
     document = json.loads(run("diff", f"oci:{layout}:v1", f"oci:{layout}:v2", "--json").out)
