@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from ..assemble import Assembled, PackedCheckpoint, Runtime
 from ..checkpoint import Packer
 from ..events import Listener
 from ..oci import Descriptor, Digest, Image, Layer
 from ..planner import Present
-from ..runtime.placeholder import MAX_LAYER, disturbs
+from ..runtime.placeholder import disturbs
 from ..state import State
 
 if TYPE_CHECKING:
     from ..engine import BakeResult
 
-__all__ = ["Destination", "Output", "Published", "Sent", "checkpoint_tag", "disturbance", "runtime_tag"]
+__all__ = ["NEAR", "Destination", "Output", "Published", "Sent", "checkpoint_tag", "disturbance", "runtime_tag"]
+
+NEAR = 8 * 1024 * 1024  # bytes of a layer that is fetched only to look into it
 
 
 def runtime_tag(key: str) -> str:
@@ -72,25 +74,26 @@ def _yes_or_no(value: Any) -> bool:
 
 
 def disturbance(
-    image: Image, placeholder: int, folder: str, blob: Callable[[Descriptor], bytes | None], state: State
+    image: Image, placeholder: int, folder: str, blob: Callable[[Descriptor], BinaryIO | None], state: State
 ) -> str:
     """Which layer above the placeholder in *folder* of a runtime image did something to it; "" for none.
 
-    Only a RUN can, and those of over ``MAX_LAYER`` bytes are not looked into. What was seen is remembered in *state*.
+    Only a RUN can. What was seen is remembered in *state*.
 
     Args:
-        blob: a layer's content; None where it cannot be had.
+        blob: a layer's content, which can seek; None where it costs too much to be had (``NEAR``), or cannot be.
     """
     for descriptor, made in list(zip(image.manifest.layers, image.created_by, strict=True))[placeholder + 1 :]:
-        if not made.startswith("RUN") or descriptor.size > MAX_LAYER:
+        if not made.startswith("RUN"):
             continue
         key = f"{descriptor.digest} {folder}"
         found = state.get("disturbs", key, _yes_or_no)
         if found is None:
-            raw = blob(descriptor)
-            if raw is None:
+            content = blob(descriptor)
+            if content is None:
                 continue
-            found = disturbs(raw, folder)
+            with content:
+                found = disturbs(content, folder)
             state.put("disturbs", key, found)
         if found:
             return f"{made.removesuffix(' # buildkit')[:100]!r} works on the weights"

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from ..assemble import Assembled, PackedCheckpoint, Runtime, checkpoint_image
 from ..checkpoint import Packer
@@ -34,6 +34,7 @@ Data = bytes | memoryview
 
 _REF_NAME = "org.opencontainers.image.ref.name"
 _TEMPORARY = ".layerkit-"
+_MOST_SEARCHED = 1024 * 1024 * 1024  # bytes of a layer that is looked into for what became of the placeholder
 
 
 def _tag_of(entry: Mapping[str, Any]) -> str | None:
@@ -102,6 +103,15 @@ class LayoutDestination:
         except OSError:
             return False
         return found == descriptor.digest
+
+    def _open(self, descriptor: Descriptor) -> BinaryIO | None:
+        """A blob that is held, to be looked into: 7 s for the largest as gzip, once; compressing it took minutes."""
+        if descriptor.size > _MOST_SEARCHED:
+            return None
+        try:
+            return self._path(descriptor.digest).open("rb")
+        except OSError:
+            return None
 
     def _damaged(self, descriptor: Descriptor) -> list[Path]:
         """The blobs of what *descriptor* names that are there, and are not what they are called."""
@@ -180,7 +190,7 @@ class LayoutDestination:
         for index, descriptor in enumerate(image.manifest.layers):
             if may_be_placeholder(descriptor) and (place := placeholder_place(self._blob(descriptor) or b"")):
                 return Runtime(
-                    image, index, place, disturbed=disturbance(image, index, place[0], self._blob, self.state)
+                    image, index, place, disturbed=disturbance(image, index, place[0], self._open, self.state)
                 )
         return Runtime(image, None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -15,7 +16,7 @@ from ..planner import Present
 from ..registry import MissingBlobsError, Repository
 from ..runtime.placeholder import may_be_placeholder, placeholder_place
 from ..state import State, as_text
-from .base import checkpoint_tag, disturbance, runtime_tag
+from .base import NEAR, checkpoint_tag, disturbance, runtime_tag
 from .sending import Beside
 
 __all__ = ["CACHE_TAG", "HURT", "LAST", "Registered", "lost"]
@@ -153,9 +154,12 @@ class Registered:
         image = Image(manifest, Config.parse(self._cache.blob(manifest.config), manifest.config.media_type))
         for index, descriptor in enumerate(manifest.layers):
             if may_be_placeholder(descriptor) and (place := self._place(descriptor)):
-                disturbed = disturbance(image, index, place[0], self._cache.blob, self._state)
+                disturbed = disturbance(image, index, place[0], self._near, self._state)
                 return Runtime(image, index, place, tuple(attestations), disturbed)
         return Runtime(image, None, None, tuple(attestations))
+
+    def _near(self, layer: Descriptor) -> io.BytesIO | None:
+        return io.BytesIO(self._cache.blob(layer)) if layer.size <= NEAR else None
 
     def _place(self, descriptor: Descriptor) -> tuple[str, int, int] | None:
         known = self._state.get("placeholder", str(descriptor.digest), _placed)

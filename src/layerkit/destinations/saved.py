@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import posixpath
 import tarfile
@@ -12,9 +13,9 @@ from ..assemble import Runtime
 from ..engine import Engine
 from ..errors import IntegrityError, LayerkitError, LocalResourceError
 from ..oci import MEDIA, Config, Descriptor, Digest, Image, Manifest, parse_manifest
-from ..runtime.placeholder import MAX_LAYER, MAX_SIZE, may_be_placeholder, placeholder_place
+from ..runtime.placeholder import MAX_SIZE, may_be_placeholder, placeholder_place
 from ..state import State
-from .base import disturbance
+from .base import NEAR, disturbance
 
 __all__ = ["from_classic", "from_containerd", "from_record"]
 
@@ -43,9 +44,9 @@ def from_containerd(engine: Engine, state: State, name: str, identity: Digest, b
             raise IntegrityError(f"docker: {name} names {digest}, and the store does not give it")
         return raw
 
-    def layer_blob(layer: Descriptor) -> bytes | None:
+    def layer_blob(layer: Descriptor) -> io.BytesIO | None:
         with suppress(IntegrityError):
-            return blob(layer.digest)
+            return io.BytesIO(blob(layer.digest)) if layer.size <= NEAR else None
         return None
 
     image = _image(name, identity, blob)
@@ -131,8 +132,12 @@ def from_classic(engine: Engine, state: State, name: str, keep: Callable[[Digest
                 hint="switch Docker to the containerd image store",
             )
         keep(diff_id, small[path])
-    by_digest = {diff_id: small.get(path) for diff_id, path in zip(config.diff_ids, paths, strict=True)}
-    above = disturbance(image, found[0], found[1][0], lambda layer: by_digest[layer.digest], state)
+    by_digest = {diff_id: small[path] for diff_id, path in zip(config.diff_ids, paths, strict=True) if path in small}
+
+    def layer_blob(layer: Descriptor) -> io.BytesIO | None:
+        return io.BytesIO(by_digest[layer.digest]) if layer.digest in by_digest else None
+
+    above = disturbance(image, found[0], found[1][0], layer_blob, state)
     return Runtime(image, found[0], found[1], disturbed=above)
 
 
@@ -140,7 +145,7 @@ def _blobs(engine: Engine, name: str) -> dict[Digest, bytes]:
     found: dict[Digest, bytes] = {}
     for path, size, read in _files(engine, name):
         if (
-            path.startswith("blobs/sha256/") and size <= MAX_LAYER
+            path.startswith("blobs/sha256/") and size <= NEAR
         ):  # manifests, configurations, and layers that are looked into
             raw = read()
             found[Digest.of(raw)] = raw

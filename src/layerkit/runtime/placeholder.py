@@ -7,14 +7,14 @@ import tarfile
 import zlib
 from collections.abc import Callable
 from pathlib import PurePosixPath
+from typing import BinaryIO
 
 from ..oci import Descriptor
 from .bake import PLACEHOLDER, PLACEHOLDER_NAME
 
-__all__ = ["MAX_LAYER", "MAX_SIZE", "disturbs", "may_be_placeholder", "placeholder_place"]
+__all__ = ["MAX_SIZE", "disturbs", "may_be_placeholder", "placeholder_place"]
 
 MAX_SIZE = 4096  # bytes of the blob; BuildKit's are below 200 as gzip, 3584 as tar
-MAX_LAYER = 8 * 1024 * 1024  # bytes of a layer above it that is looked into for what became of it
 _MAX_TAR = 64 * 1024  # bytes uncompressed
 
 
@@ -40,11 +40,14 @@ def placeholder_place(blob: bytes) -> tuple[str, int, int] | None:
     return None
 
 
-def disturbs(blob: bytes, folder: str) -> bool:
+def disturbs(blob: BinaryIO, folder: str) -> bool:
     """Whether the layer *blob*, above the placeholder in *folder*, moves, deletes, copies or changes it.
 
     Its file is in the layer then, or a whiteout of it or of a folder that it is in (image-spec, ``layer.md``). False
     also where *blob* cannot be read.
+
+    Args:
+        blob: to be read from where it stands, its beginning; it can seek.
     """
     marker = PurePosixPath(folder, PLACEHOLDER_NAME)
     hidden = {marker, *marker.parents}
@@ -76,15 +79,17 @@ class _Guarded(io.BufferedIOBase):
             raise ValueError(str(error)) from error
 
 
-def _opened(blob: bytes) -> tarfile.TarFile:
-    if blob[:4] == b"\x28\xb5\x2f\xfd":
+def _opened(blob: BinaryIO) -> tarfile.TarFile:
+    magic = blob.read(4)
+    blob.seek(0)
+    if magic == b"\x28\xb5\x2f\xfd":
         try:
             import zstandard
         except ImportError:
             raise ValueError("no zstandard") from None
         reader = zstandard.ZstdDecompressor().stream_reader(blob, read_across_frames=True)
         return tarfile.open(fileobj=_Guarded(reader.read, zstandard.ZstdError), mode="r|")
-    return tarfile.open(fileobj=io.BytesIO(blob), mode="r|gz" if blob[:2] == b"\x1f\x8b" else "r|")
+    return tarfile.open(fileobj=blob, mode="r|gz" if magic[:2] == b"\x1f\x8b" else "r|")
 
 
 def _uncompressed(blob: bytes) -> bytes:

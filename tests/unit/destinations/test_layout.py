@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
+import io
 import json
 import os
 import tarfile
@@ -286,6 +287,27 @@ def test_damaged_folder(layout: LayoutDestination, root: Path, state: State, wha
             os.truncate(path / layer.digest.hex, 10)
     present = layout.look({PLATFORM: found.runtime_key(PLATFORM)}, found.checkpoint.key, ["v1"])
     assert present.runtimes == {} and present.checkpoint is None and present.blobs == frozenset()
+
+
+def test_large_layer_that_works_on_the_weights(layout: LayoutDestination) -> None:
+    """A RUN whose layer is large is looked into too, for it lies here: what it did to the weights is seen."""
+    tar = io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w") as made:
+        large = tarfile.TarInfo("opt/large")
+        large.size = 9 * MIB
+        made.addfile(large, io.BytesIO(os.urandom(large.size)))
+        made.addfile(tarfile.TarInfo("app/model/.layerkit-placeholder"))
+    layers = []
+    for name, raw in (("COPY", placeholder_tar()), ("RUN chown -R 1000 /app # buildkit", tar.getvalue())):
+        packed = gzip.compress(raw, 1, mtime=0)
+        descriptor = Descriptor(MEDIA.LAYER_GZIP, blob(layout.folder, packed), len(packed))
+        layers.append(Layer(descriptor, Digest.of(raw), name))
+    made_of = image(layers)
+    for part in (made_of.config.raw, made_of.manifest.raw):
+        blob(layout.folder, part)
+    layout._tag(made_of.manifest.descriptor(), [runtime_tag("k")])
+    found = layout.built(PLATFORM, "k", BAKED, "runtime-0")
+    assert found.disturbed == "'RUN chown -R 1000 /app' works on the weights"
 
 
 def bytes_read() -> int:
