@@ -59,7 +59,8 @@ def sending(session: Session, plan: Plan) -> Iterator[tuple[Callable[[], Packed 
     """The checkpoint on its way beside the block, where there is one to send: what it became, once that is called,
     and whether it has failed, in which case the block may raise Stopped and need not come to its end.
 
-    However the block is left, nothing is on its way any more.
+    However the block is left, it is told to stop, between two chunks, and waited for, a second at most. What hangs in
+    a request then ends with that, or with the run's connections.
     """
     if not plan.pack:
         yield (lambda: None), (lambda: False)

@@ -71,7 +71,7 @@ def pack(
     compression = "none" if destination.kind == "docker" else checkpoint.recipe.compression
     blueprints = [replace(blueprint, compression=compression) for blueprint in checkpoint.blueprints]
     fits = sum(blueprint.size for blueprint in blueprints) <= for_files() // 2
-    packer = Packer(blueprints, count.add, known, apart=None if fits else _SIDE_BY_SIDE).start()
+    packer = Packer(blueprints, count.add, known, None if fits else _SIDE_BY_SIDE, stopped).start()
     try:
         sent = destination.send(packer, listener, stopped)
         if checkpoint.elsewhere is None:
@@ -139,6 +139,7 @@ class Task:
         return self._value
 
     def join(self) -> None:
+        """Wait for its end, a second at most: nobody waits for a registry that says nothing."""
         self._thread.join(1.0)
         if self._error is not None and not isinstance(self._error, Stopped | LayerkitError):
             raise self._error

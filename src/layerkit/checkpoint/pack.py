@@ -13,7 +13,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, Stopped
 from ..oci import Digest, Layer
 from .blueprint import CHUNK, Blueprint
 
@@ -51,6 +51,7 @@ class Packer:
         known: index -> what is known of that layer: it is not read.
         apart: most bytes of a layer between what is hashed and what is sent, unless somebody waits for a digest;
             None for as many as there are.
+        stopped: asked before each chunk; where it says so, hashing ends, and who waits for a digest gets Stopped.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Packer:
         on_read: Callable[[int], None] | None = None,
         known: Mapping[int, Hashed] | None = None,
         apart: int | None = None,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         self.blueprints = tuple(blueprints)
         self._given = frozenset(known or ())
@@ -76,6 +78,7 @@ class Packer:
                 self._sent[index] = self.blueprints[index]
         self._failure: BaseException | None = None
         self._stop = False
+        self._stopped = stopped
         self._thread = threading.Thread(target=self._run, name="layerkit-hash", daemon=True)
 
     def start(self) -> Packer:
@@ -83,7 +86,7 @@ class Packer:
         return self
 
     def stop(self) -> None:
-        """End the thread; who still waits for a digest gets a CheckpointError."""
+        """End the thread, with the chunk that it reads; who still waits for a digest gets a CheckpointError."""
         with self._condition:
             self._stop = True
             self._condition.notify_all()
@@ -238,6 +241,8 @@ class Packer:
             position = 0
             for chunk in piece.file.read(0, beside.take):
                 self._hashed_to(index, piece.start + position)
+                if self._stopped():
+                    raise Stopped
                 if self._stop:
                     raise CheckpointError("checkpoint: stopped before it was read to its end")
                 while left and position >= left[-1][1] + left[-1][2]:
