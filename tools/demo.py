@@ -29,14 +29,28 @@ from layerkit.cli.text import size  # noqa: E402
 
 def run(*command: str, cwd: Path, capture: bool = False) -> str:
     """Run a command; what it failed with is what we fail with."""
-    done = subprocess.run(command, cwd=cwd, text=True, stdout=subprocess.PIPE if capture else sys.stderr, check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
-    return done.stdout or ""
+    with subprocess.Popen(command, cwd=cwd, text=True, stdout=subprocess.PIPE if capture else sys.stderr) as child:
+        try:
+            said, _ = child.communicate()
+        except KeyboardInterrupt:
+            # It has heard the same Ctrl-C, and is given the time to leave nothing behind.
+            child.wait()
+            sys.exit(130)
+    if child.returncode:
+        sys.exit(child.returncode)
+    return said or ""
 
 
 def say(text: str) -> None:
     print(f"\n== {text}", file=sys.stderr, flush=True)
+
+
+ROLES = {"base", "dependencies", "checkpoint", "code"}
+# No wider than 80 columns with what is below it.
+HEAD = (
+    ("", "", "BuildKit", "to the", "checkpoint", "", ""),
+    ("step", "rebuilt", "ran", "builder", "read", "uploaded", "seconds"),
+)
 
 
 class Demo:
@@ -63,7 +77,7 @@ class Demo:
         self.rows.append(
             (
                 step,
-                ", ".join(result["rebuilt"]) or "nothing",
+                "everything" if set(result["rebuilt"]) == ROLES else ", ".join(result["rebuilt"]) or "nothing",
                 "yes" if builder["ran"] else "no",
                 size(builder["bytes_sent"]),
                 size(moved["checkpoint_read"]),
@@ -74,14 +88,12 @@ class Demo:
         return result
 
     def table(self) -> None:
-        head = ("step", "rebuilt", "BuildKit ran", "to the builder", "checkpoint read", "uploaded", "seconds")
-        rows = [head, *self.rows]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+        columns = list(zip(*HEAD, *self.rows, strict=True))
+        widths = [max(map(len, column)) for column in columns]
+        rule = tuple("-" * width for width in widths)
         print()
-        for number, row in enumerate(rows):
+        for row in (*HEAD, rule, *self.rows):
             print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-            if number == 0:
-                print("  ".join("-" * width for width in widths))
         print(flush=True)
 
     def serve(self) -> None:
@@ -99,11 +111,23 @@ class Demo:
         built = "sha256:" + hashlib.sha256((self.folder / "checkpoint.pth.tar").read_bytes()).hexdigest()
         print(f"held-out digits   {found['heldout_digits']}")
         print(f"accuracy          {found['heldout_accuracy']:.4f}")
-        print(f"container serves  {found['checkpoint_digest']}")
-        print(f"just built        {built}")
+        print(f"container serves\n  {found['checkpoint_digest']}")
+        print(f"just built\n  {built}")
         if found["checkpoint_digest"] != built or found["heldout_accuracy"] < 0.95:
             sys.exit("demo: the container does not serve what was built")
         print("the container serves the checkpoint that was just built")
+
+    def next(self) -> None:
+        """What somebody who has seen this does next."""
+        print(f"""
+Next, with a project of your own (serve.py, requirements.txt, a checkpoint):
+
+    . {ROOT}/.venv/bin/activate
+    eval "$({ROOT}/tools/engine env)"    # the Docker of this demo
+    cd my-model && layerkit init && layerkit plan
+
+This image again: docker run --rm -p 8000:8000 {self.name}:demo
+To end this Docker and registry: tools/engine down""")
 
 
 def main() -> None:
@@ -129,7 +153,11 @@ def main() -> None:
         if (swapped["rebuilt"], edited["rebuilt"], again["rebuilt"]) != (["checkpoint"], ["code"], []):
             sys.exit("demo: something else was rebuilt than what had changed")
         demo.serve()
+        demo.next()
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
