@@ -170,7 +170,7 @@ def build(
             if as_json:
                 print(document)
             else:
-                if kind != "quiet":
+                if kind not in ("quiet", "rawjson"):  # standard error is read by a program there
                     print_result(result)
                 if explain and result.plan:
                     print_outcomes(result.plan, result)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 
 from ..errors import printable
 from ..events import Event, Note, Phase, Step, StepLog, Transfer
+from ..runtime.progress import brief
 from .github import annotation, harmless
 from .text import duration, size
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["Display", "display", "notes"]
 
 _EVERY = 5.0  # seconds between two plain lines of one transfer
+_ELAPSED = 7  # columns of "0:00:00"
+_ROOM = 60  # columns of a transfer beside its name: mark, elapsed, a short bar, bytes, rate and time left
 # What became of a step, a phase or a transfer, by its state.
 _MARKS = {"finished": "✓", "done": "✓", "cached": "✓", "dropped": "✓", "failed": "✗", "canceled": "–"}
 # Steps of BuildKit's own making, which tell nobody anything: what it loads, and the second half of each linked copy.
@@ -52,9 +55,16 @@ def display(kind: str, *, terminal: bool, console: Console | None = None) -> Dis
         return _Quiet()
     if kind == "rawjson":
         return _Json(sys.stderr)
-    if kind == "tty" or (kind == "auto" and terminal):
+    if kind == "tty" or (kind == "auto" and terminal and not _dumb(console)):
         return _Live(console)
     return _Actions(sys.stderr) if kind == "github" else _Plain(sys.stderr)
+
+
+def _dumb(console: Console | None) -> bool:
+    """A terminal that cannot move its cursor: rows that move would be shown once all is over."""
+    from rich.console import Console
+
+    return (console or Console(stderr=True)).is_dumb_terminal
 
 
 def notes(event: Event) -> None:
@@ -113,11 +123,11 @@ class _Plain(_Quiet):
                 case Phase(name, "failed", seconds):
                     self._say(name, f"failed after {duration(seconds)}")
                 case Step(_, name, "cached", _) if _worth_showing(name):
-                    self._say("build", f"CACHED {name}")
+                    self._say("build", f"CACHED {brief(name)}")
                 case Step(_, name, "running", _) if _worth_showing(name):
-                    self._say("build", name)
+                    self._say("build", brief(name))
                 case Step(_, name, "failed", _):
-                    self._say("build", f"FAILED {name}")
+                    self._say("build", f"FAILED {brief(name)}")
                 case StepLog(_, line):
                     self._say("build", f"  {line}")
                 case Note(message, level):
@@ -183,6 +193,10 @@ class _Actions(_Plain):
         self._fold("")
 
 
+def _cut(text: str, room: int) -> str:
+    return text if len(text) <= room else text[: room - 1] + "…"
+
+
 class _Live(_Quiet):
     """Rows that move: one for each step, and below them one with bytes, rate and time left for each transfer."""
 
@@ -195,6 +209,7 @@ class _Live(_Quiet):
         from rich.console import Console, Group
         from rich.live import Live
         from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
+        from rich.table import Column
         from rich.text import Text
 
         class Mark(SpinnerColumn):
@@ -213,7 +228,8 @@ class _Live(_Quiet):
 
         console = self._console or Console(stderr=True)
         name = TextColumn("{task.description}", markup=False)
-        spinner, elapsed = Mark(), TimeElapsedColumn()
+        # In a narrow terminal the bar gives way, not the numbers.
+        spinner, elapsed = Mark(), TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=_ELAPSED))
         self._steps = Progress(spinner, elapsed, name, console=console)
         self._transfers = Progress(spinner, elapsed, name, BarColumn(bar_width=20), Bytes(""), console=console)
         self._live = Live(Group(self._steps, self._transfers), console=console, refresh_per_second=10)
@@ -238,8 +254,7 @@ class _Live(_Quiet):
                     self._row(f"phase-{name}", name, state)
                 case Step(id, name, state, _) if _worth_showing(name):
                     mark = {"cached": "CACHED ", "failed": "FAILED "}.get(state, "")
-                    shown, room = f"build  {mark}{name}", self._live.console.width - 12
-                    self._row(id, shown if len(shown) <= room else shown[: room - 1] + "…", state)
+                    self._row(id, _cut(f"build  {mark}{brief(name)}", self._live.console.width - 12), state)
                 case Transfer():
                     self._transfer(event)
                 case Note(message, level):
@@ -255,11 +270,14 @@ class _Live(_Quiet):
         )
 
     def _transfer(self, event: Transfer) -> None:
-        label = f"checkpoint  {printable(event.label, 40)}"
+        name, room = printable(event.label, 40), self._live.console.width - _ROOM
+        label = f"checkpoint  {name}" if len(f"checkpoint  {name}") <= room else _cut(name, max(room, 10))
         if event.state == "dropped":
             label += "  (there already)"
         if event.note:
-            label += f"  ({printable(event.note)})"
+            # A line of its own, that stays: the next event has the row again.
+            note = f"note: {printable(event.label)}: {printable(event.note)}"
+            self._live.console.print(note, markup=False, highlight=False)
         if event.id not in self._tasks:
             self._tasks[event.id] = self._transfers.add_task(label, total=event.total)
         mark = _MARKS.get(event.state, "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,10 +14,16 @@ from typing import Any
 from ..errors import printable
 from ..events import Event, Note, Step, StepLog
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "brief"]
 
 _LOG_LINES = 30  # kept of each step, for the error message
 _PLAIN_LINES = 50
+_RUN_FLAGS = re.compile(r"(?<=\bRUN)(\s+--(mount|network|security|device)=\S+)+")
+
+
+def brief(name: str) -> str:
+    """A step's name as people look for it: the command, without its mounts and the line breaks of the Dockerfile."""
+    return re.sub(r"\s+", " ", _RUN_FLAGS.sub("", name))
 
 
 @dataclass(slots=True)

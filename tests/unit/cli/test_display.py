@@ -143,6 +143,55 @@ def test_live_marks() -> None:
     assert {word: row[0] for row in rows for word in row if word in wanted} == wanted
 
 
+def rows(width: int, *events: Event) -> list[str]:
+    """The live display's rows after *events*, on a terminal of *width* columns."""
+    from rich.console import Console
+
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=width, color_system=None)
+    with display("tty", terminal=True, console=console) as listener:
+        for event in events:
+            listener(event)
+    last = stream.getvalue().replace("\x1b[?25l", "").rpartition("\x1b[2K")[2]
+    return [line for line in last.splitlines() if "0:00:" in line]
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model-00001-of-00030.safetensors"])
+def test_live_in_80_columns(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a narrow terminal the bar and the end of a long name give way: mark, time, bytes, rate and time left stay."""
+    monkeypatch.setattr("rich.progress.Task.speed", 512.5 * MIB)
+    (row,) = rows(80, Transfer("c", name, 0, 1000 * MIB), Transfer("c", name, 500 * MIB, 1000 * MIB))
+    assert row.startswith("✓ 0:00:00 ") and name[:17] in row
+    assert row.rstrip().endswith("500.0 MiB of 1000.0 MiB  512.5 MiB/s  1 s left")
+
+
+def test_live_note_stays() -> None:
+    """Why an upload starts again is a line of its own: the row is the next event's."""
+    from rich.console import Console
+
+    note, stream = "the registry lost it: starting again", io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=80, color_system=None)
+    with display("tty", terminal=True, console=console) as listener:
+        listener(Transfer("c", "m.pt", 0, 10, note=note))
+        listener(Transfer("c", "m.pt", 5, 10))
+    assert stream.getvalue().count(f"note: m.pt: {note}") == 1
+
+
+def test_dumb_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal that cannot move its cursor gets plain lines as things happen."""
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # what rich takes for a terminal
+    assert shown("auto", [Phase("plan", "finished", 1.0)], capsys, terminal=True) == ["plan        done in 1.00 s"]
+
+
+def test_brief_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    """A RUN step is shown by its command, not by the mounts in front of it."""
+    step = Step("1", "[deps 1/2] RUN --network=none     --mount=type=cache,target=/c     pip install  torch", "running")
+    assert shown("plain", [step], capsys) == ["build       [deps 1/2] RUN pip install torch"]
+    (row,) = rows(100, step)
+    assert row.split(" ", 2)[2].rstrip() == "build  [deps 1/2] RUN pip install torch"
+
+
 @pytest.mark.parametrize("kind", ["plain", "quiet", "tty"])
 def test_escapes_of_others(capsys: pytest.CaptureFixture[str], kind: str) -> None:
     """Text of registries and file names reaches the terminal escaped (FAULTS 56)."""
