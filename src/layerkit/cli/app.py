@@ -8,11 +8,12 @@ import gc
 import itertools
 import json
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar, cast
 
 import click
 
@@ -30,6 +31,39 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 class Terminated(BaseException):
     """SIGTERM or SIGHUP, as an exception: what is under way is ended by the same blocks as with Ctrl-C."""
+
+
+class _Unread(Exception):
+    """Nobody reads standard output any more."""
+
+
+class _Unheard:
+    """Standard error whose reader may go away: what is said goes nowhere from then on, and the work goes on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except BrokenPipeError:
+            _to_nowhere(self._stream)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            _to_nowhere(self._stream)
+
+
+def _to_nowhere(stream: TextIO) -> None:
+    """What is left in *stream* would be tried again at the end, and be an error."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -60,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except LayerkitError as error:
         _show(error)
         status = error.exit_status
-    except BrokenPipeError:
+    except _Unread:
         status = 0
     except OSError as error:
         if error.errno != errno.ENOSPC:
@@ -71,9 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
             status = status or _no_room(error, "standard output")
-        # Nobody reads any more, which undoes nothing. What is left would be tried again at the end, and be an error.
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _to_nowhere(sys.stdout)  # nobody reads any more, which undoes nothing
     gc.freeze()  # nor is it looked through at the end
     sys.exit(status)
 
@@ -87,6 +119,7 @@ def _open_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r+" if number == 0 else "w", encoding="utf-8"))  # noqa: SIM115
+    sys.stderr = cast(TextIO, _Unheard(sys.stderr))
 
 
 def _no_room(error: OSError, what: str) -> int:
@@ -234,8 +267,27 @@ _HOME = {
 }
 
 
+def _is_unread(stream: TextIO) -> bool:
+    """Whether it is a pipe whose reader has gone."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+        return bool(poll.poll(0))
+    except (OSError, ValueError):
+        return False
+
+
 class _Commands(click.Group):
     """The commands of this module and those of _LATER."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # click ends with 1 and no word, which would be of a build that failed.
+            if _is_unread(sys.stdout):
+                raise _Unread from None
+            raise
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted([*super().list_commands(ctx), *_LATER])
