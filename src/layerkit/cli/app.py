@@ -38,7 +38,7 @@ class _Unread(Exception):
 
 
 class _Unheard:
-    """Standard error whose reader may go away: what is said goes nowhere from then on, and the work goes on."""
+    """Standard error whose reader, or room, may go: what is said goes nowhere from then on, and the work goes on."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -49,14 +49,14 @@ class _Unheard:
     def write(self, text: str) -> int:
         try:
             return self._stream.write(text)
-        except BrokenPipeError:
+        except OSError:
             _to_nowhere(self._stream)
             return len(text)
 
     def flush(self) -> None:
         try:
             self._stream.flush()
-        except BrokenPipeError:
+        except OSError:
             _to_nowhere(self._stream)
 
 

@@ -344,7 +344,7 @@ def test_nohup(run: Run) -> None:
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("command", ["check", "build", "build --progress rawjson"])
 def test_nobody_reads(tmp_path: Path, command: str, unbuffered: str) -> None:
-    """A reader that goes away, of results or of progress, ends nothing and changes no status."""
+    """A reader that goes away, of results or of progress, or a log that is full, ends nothing and changes no status."""
     write_project(tmp_path)
     program = f"""if True:
         import sys, layerkit.pipeline
@@ -369,12 +369,15 @@ def test_nobody_reads(tmp_path: Path, command: str, unbuffered: str) -> None:
     }
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, env=surroundings, stdout=writer, stderr=writer, check=False
-    )
+    full = os.open("/dev/full", os.O_WRONLY)
+    for out, err in ((writer, writer), (subprocess.DEVNULL, full)):
+        line = [sys.executable, "-c", program]
+        done = subprocess.run(line, cwd=tmp_path, env=surroundings, stdout=out, stderr=err, check=False)
+        assert done.returncode == 0
+        assert (tmp_path / "built").exists() == ("build" in command)
+        (tmp_path / "built").unlink(missing_ok=True)
     os.close(writer)
-    assert done.returncode == 0
-    assert (tmp_path / "built").exists() == ("build" in command)
+    os.close(full)
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
