@@ -46,6 +46,9 @@ class Request:
             value = getattr(self, name)
             if isinstance(value, str):  # whose characters would each be one
                 raise ConfigurationError(f"{name} must be a list, as in [{value!a}]")
+            for item in value:
+                if not isinstance(item, str):
+                    raise ConfigurationError(f"{name}: {item!a} is no text, as {str(item)!a} is")
         if self.push and self.output:
             raise ConfigurationError("push and output exclude each other", hint="a build has one destination")
         if self.way not in ("compose", "buildkit"):
@@ -55,7 +58,13 @@ class Request:
 
 
 def named(project: Project, tags: Sequence[str]) -> tuple[Project, tuple[str, ...]]:
-    """The project under the repository that the tags name, and the tags alone."""
+    """The project under the repository that the tags name, and the tags alone.
+
+    Raises:
+        ConfigurationError: *project* is none, or a tag is none, is layerkit's own, or of a second repository.
+    """
+    if not isinstance(project, Project):
+        raise ConfigurationError(f"{project!a:.80} is no Project", hint="layerkit.load(PATH) makes one of a file")
     short: list[str] = []
     names: dict[str, str] = {}  # repository -> as it was written first
     for tag in tags or ("latest",):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from layerkit.errors import ConfigurationError
-from layerkit.pipeline import build
+from layerkit.pipeline import build, plan
 from layerkit.project import Image, Project
 from layerkit.request import named
 
@@ -54,6 +54,7 @@ def test_tags_have_no_digest(tag: str) -> None:
     [
         ({"tags": "v1"}, r"tags must be a list, as in \['v1'\]"),
         ({"platforms": "linux/amd64"}, "platforms must be a list"),
+        ({"tags": [3]}, "tags: 3 is no text, as '3' is"),
         ({"push": True, "output": "oci:there"}, "push and output exclude each other"),
         ({"way": "bogus"}, "way: 'bogus' is not known"),
         ({"layer_jobs": -5}, "layer_jobs: -5"),
@@ -63,3 +64,12 @@ def test_what_would_do_the_wrong_thing_is_refused(options: dict[str, Any], said:
     """Arguments of build() that mean nothing, or two things, are refused before anything is done."""
     with pytest.raises(ConfigurationError, match=said):
         build(PROJECT, **options)
+
+
+@pytest.mark.parametrize("given", ["layerkit.toml", None, Image("registry.example/team/p1")])
+def test_what_is_no_project(given: Any) -> None:
+    """A path where a Project belongs is an error of layerkit's own, that says what makes one of a file."""
+    for call in (build, plan):
+        with pytest.raises(ConfigurationError, match="is no Project") as caught:
+            call(given)
+        assert "layerkit.load" in caught.value.hint
