@@ -6,7 +6,7 @@ import re
 
 from .daemon import Endpoint, refused
 from .errors import AuthenticationError, BuildError, LayerkitError, LocalResourceError, TransientError, printable
-from .runtime.progress import Progress
+from .runtime.progress import Progress, brief
 
 __all__ = [
     "another_docker",
@@ -25,6 +25,9 @@ _CREDENTIALS = ("401 unauthorized", "authorization failed", "access denied", "au
                 "insufficient_scope", "no basic auth credentials")  # fmt: skip
 _NETWORK = ("connection refused", "connection reset", "i/o timeout", "no such host", "tls handshake timeout",
             "unexpected eof", "503 service unavailable", "502 bad gateway", "429 too many")  # fmt: skip
+# BuildKit says the whole command once more in front of its status.
+_COMMAND = re.compile(r'^process ".*" did not complete successfully: ', re.DOTALL)
+_NO_ROOM = "no space left on device"
 
 # What the docker command says where it reaches no daemon, of versions 28 and 29; in lower case.
 _NOT_REACHED = ("cannot connect to the docker daemon", "failed to connect to the docker api", "error during connect",
@@ -125,7 +128,7 @@ def build_failure(progress: Progress, status: int) -> LayerkitError:
     """What a build that ended with *status* failed of: the builder, a registry, the network, or one of its steps."""
     step, log, message = progress.failure()
     everything = " ".join([message, *progress.plain]).lower()
-    about = f" in step {step!r}" if step else ""
+    about = f" in step {brief(step)!r}" if step else ""
     moved = not step or "exporting" in step or "load metadata" in step or "importing" in step
     if not step and (found := _ANOTHER_CONTEXT.search(message)):
         return another_docker(found["name"])
@@ -145,6 +148,8 @@ def build_failure(progress: Progress, status: int) -> LayerkitError:
     if not step and "code = unavailable" in message.lower():
         hint = "is it well? docker buildx ls; then build again"
         return BuildError(f"docker buildx: the connection to the builder was lost: {message}", hint=hint)
+    if step.startswith("exporting") and _NO_ROOM in everything and "unexpected status" not in everything:
+        return LocalResourceError(f"no room{about}: {message}", hint="free some, or `docker buildx prune` does")
     if not step and not message:
         return BuildError(f"docker buildx ended with status {status} and no word")
-    return BuildError(f"the build failed{about}: {message}", step=step, log=log)
+    return BuildError(f"the build failed{about}: {_COMMAND.sub('', message)}", step=step, log=log)

@@ -210,3 +210,30 @@ def test_a_docker_that_is_gone_in_the_middle(tmp_path: Path) -> None:
         engine.save("x") as saved,
     ):
         saved.read()
+
+
+def test_a_step_is_named_once(tmp_path: Path) -> None:
+    """A RUN step that fails is named by its command and status: without its mounts, and once."""
+    command = "PIP_NO_INPUT=1     pip install torch"
+    step = f"[deps 1/2] RUN --network=none     --mount=type=cache,target=/root/.cache/pip     {command}"
+    said = f'process "/bin/sh -c {command}" did not complete successfully: exit code: 1'
+    with pytest.raises(BuildError) as caught:
+        Docker(tmp_path, failed(step, said)).bake({})
+    assert str(caught.value) == (
+        "the build failed in step '[deps 1/2] RUN PIP_NO_INPUT=1 pip install torch': exit code: 1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("step", "said", "status"),
+    [
+        ("exporting to oci image format", "rpc error: write /x/ingest/0/ref: no space left on device", 11),
+        ("exporting to image", "failed to push r/x: unexpected status 500: no space left on device", 4),
+        ("[1/1] RUN make", "no space left on device", 4),
+    ],
+)
+def test_no_room(tmp_path: Path, step: str, said: str, status: int) -> None:
+    """A full disk under a layout or the builder is 11; that of a registry is not, nor what a step says."""
+    with pytest.raises(LayerkitError) as caught:
+        Docker(tmp_path, failed(step, said)).bake({})
+    assert caught.value.exit_status == status
