@@ -276,12 +276,20 @@ def _of_platforms(reference: str, base: Base, platforms: tuple[str, ...]) -> Non
 
 
 def _wheels(project: Project) -> list[tuple[str, Path]]:
-    if not project.dependencies.wheels:
+    wanted = project.dependencies
+    if not wanted.wheels:
         return []
-    folder = project.root / project.dependencies.wheels
+    folder, uv = project.root / wanted.wheels, wanted.installer == "uv" and bool(wanted.requirements)
+    fill = f"pip download --dest {wanted.wheels}"
     if not folder.is_dir():
         raise ConfigurationError(
             f"dependencies.wheels: no folder {str(folder)!r}",
-            hint=f"fill it: pip download --dest {project.dependencies.wheels} -r {project.dependencies.requirements}",
+            hint=f"fill it: {fill} -r {wanted.requirements}{' uv' if uv else ''}",
         )
-    return sorted((path.name, path) for path in folder.iterdir() if path.is_file())
+    found = sorted((path.name, path) for path in folder.iterdir() if path.is_file())
+    if uv and not any(name.startswith("uv-") for name, _ in found):
+        raise ConfigurationError(
+            f"dependencies.wheels: uv is to install the packages, and {wanted.wheels} has no wheel of uv itself",
+            hint=f"{fill} uv",
+        )
+    return found

@@ -142,7 +142,12 @@ class Dependencies:
         Lines, Field(description='Packages (globs allowed) for a layer of their own: ["torch", "nvidia-*"].')
     ] = ()
     installer: Annotated[Literal["pip", "uv"], Field(description="What installs the packages.")] = "pip"
-    wheels: Annotated[str, Field(description="Folder of wheels: packages come from there alone, with no network.")] = ""
+    wheels: Annotated[
+        str,
+        Field(
+            description="Folder of wheels: packages come from there alone, with no network; uv too, where it installs."
+        ),
+    ] = ""
     apt: Annotated[Lines, Field(description="Debian packages of the image.")] = ()
     build_apt: Annotated[
         Lines, Field(description="Debian packages needed only to build wheels; they stay out of the image.")

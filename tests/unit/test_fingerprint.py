@@ -456,3 +456,17 @@ def test_bases_are_resolved_once(tmp_path: Path) -> None:
     with State() as state:
         found = fingerprint(made, state, platforms=(PLATFORM,), resolve=resolve)
     assert sorted(asked) == ["node:22", "python:3.11-slim"] and next(iter(found.bases)) == "python:3.11-slim"
+
+
+def test_wheels_of_uv(tmp_path: Path) -> None:
+    """Where uv installs from a folder of wheels, it must be in it: that is said before anything is built."""
+    write_project(tmp_path)
+    (tmp_path / "wheels").mkdir()
+    (tmp_path / "wheels/uvloop-1-py3-none-any.whl").touch()
+    wanted = Dependencies("requirements.txt", installer="uv", wheels="wheels")
+    made = dataclasses.replace(project(tmp_path), dependencies=wanted)
+    with pytest.raises(ConfigurationError, match="no wheel of uv itself") as caught:
+        key(made)
+    assert caught.value.hint == "pip download --dest wheels uv"
+    (tmp_path / "wheels/uv-1-py3-none-manylinux_2_28_x86_64.whl").touch()
+    key(made)
