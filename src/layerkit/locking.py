@@ -25,6 +25,7 @@ from .state import State
 __all__ = ["check_lock", "hashed", "held", "hold", "lock_of", "with_sources", "write_lock"]
 
 _MD5 = "md5"  # kind of record
+_WHOLE = re.compile(r"\b(sha256:[0-9a-f]{12})[0-9a-f]{52}\b")
 
 
 def lock_of(
@@ -142,7 +143,8 @@ def write_lock(
         new = lock_of(inputs, checkpoint, layers, repository, before, dvc)
         found = differences(before, new) if before is not None else ()
         if write(project.lock, new):
-            said = "; ".join(map(str, found)) or ("updated" if before is not None else "written")
+            # Whole digests are in the file, and in its diff.
+            said = _WHOLE.sub(r"\1", "; ".join(map(str, found))) or ("updated" if before is not None else "written")
             listener(Note(f"{project.lock_name}: {said}"))
     except LayerkitError as error:
         listener(Note(f"the image is built, and {project.lock_name} is not written: {error}", "warning"))
