@@ -27,6 +27,8 @@ _NETWORK = ("connection refused", "connection reset", "i/o timeout", "no such ho
             "unexpected eof", "503 service unavailable", "502 bad gateway", "429 too many")  # fmt: skip
 # BuildKit says the whole command once more in front of its status.
 _COMMAND = re.compile(r'^process ".*" did not complete successfully: ', re.DOTALL)
+# Where buildx keeps its builders; root's, where it was once run with sudo.
+_CLIENT_FOLDER = re.compile(r"/(\.docker|buildx)(/[^:]*)?: permission denied")
 _NO_ROOM = "no space left on device"
 
 # What the docker command says where it reaches no daemon, of versions 28 and 29; in lower case.
@@ -135,6 +137,11 @@ def build_failure(progress: Progress, status: int) -> LayerkitError:
     lost = "cannot connect to the docker daemon" in everything or "no builder" in everything
     if lost or (not step and any(word in everything for word in _NOT_REACHED)):
         return LocalResourceError(f"docker buildx: {message}", hint="start Docker, or choose another builder")
+    if not step and _CLIENT_FOLDER.search(everything):
+        return LocalResourceError(
+            f"docker buildx: {message}",
+            hint="docker's folder (DOCKER_CONFIG, else ~/.docker) must be yours: chown -R it",
+        )
     if step.startswith("exporting cache"):
         return BuildError(
             f"the build cache could not be exported: {message}", step=step, hint="without --strict-cache it is optional"

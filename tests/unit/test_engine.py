@@ -237,3 +237,10 @@ def test_no_room(tmp_path: Path, step: str, said: str, status: int) -> None:
     with pytest.raises(LayerkitError) as caught:
         Docker(tmp_path, failed(step, said)).bake({})
     assert caught.value.exit_status == status
+
+
+def test_a_folder_of_others(tmp_path: Path) -> None:
+    """A folder of buildx that is root's, as one sudo leaves it, is 11, with what to do."""
+    with pytest.raises(LocalResourceError) as caught:
+        Docker(tmp_path, "ERROR: stat /home/me/.docker/buildx/instances: permission denied").bake({})
+    assert "chown" in caught.value.hint
