@@ -16,10 +16,10 @@ TAG ?= latest
 .PHONY: image push plan
 
 image:  ## Build into the local Docker.
-	$(LAYERKIT) build -C $(LAYERKIT_DIR) --tag $(TAG) $(LAYERKIT_FLAGS)
+	$(LAYERKIT) build -C "$(LAYERKIT_DIR)" --tag $(TAG) $(LAYERKIT_FLAGS)
 
 push:  ## Build and push.
-	$(LAYERKIT) build -C $(LAYERKIT_DIR) --tag $(TAG) --push $(LAYERKIT_FLAGS)
+	$(LAYERKIT) build -C "$(LAYERKIT_DIR)" --tag $(TAG) --push $(LAYERKIT_FLAGS)
 
 plan:  ## Say what push would do.
-	$(LAYERKIT) plan -C $(LAYERKIT_DIR) --tag $(TAG) --push $(LAYERKIT_FLAGS)
+	$(LAYERKIT) plan -C "$(LAYERKIT_DIR)" --tag $(TAG) --push $(LAYERKIT_FLAGS)

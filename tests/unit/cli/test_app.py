@@ -171,7 +171,7 @@ def test_makefile(run: Run) -> None:
         done = subprocess.run(
             ["make", "-n", target], env=environment, capture_output=True, text=True, timeout=30, check=True
         )
-        assert done.stdout.split() == options.split()
+        assert shlex.split(done.stdout) == options.split()
 
 
 # -------------------------------------------------------------------------------------------------------------- errors
