@@ -123,7 +123,7 @@ def find(pattern: str, root: Path) -> tuple[File, ...]:
 def nothing_at(pattern: str, root: Path) -> CheckpointError:
     return CheckpointError(
         f"checkpoint: nothing at {printable(pattern)!r} (in {printable(str(root.absolute()))})",
-        hint="set checkpoint.path to the file, folder or glob of the weights",
+        hint="name the file, folder or glob of the weights (checkpoint.path)",
     )
 
 

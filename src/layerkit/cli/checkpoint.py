@@ -42,7 +42,7 @@ def checkpoint() -> None:
     """
 
 
-@checkpoint.command()
+@checkpoint.command(short_help="Say what is in a checkpoint.")
 @_PATH
 @_KEY
 @click.option("--strict", is_flag=True, help="Exit with 3 when a pickle asks for more than PyTorch's safe list.")
@@ -172,7 +172,7 @@ def _rows(rows: Sequence[Sequence[str]]) -> list[str]:
     return lines if cut <= 1 else [*lines, f"  … and {cut} more (--json has all)"]
 
 
-@checkpoint.command()
+@checkpoint.command(short_help="Print the weights hash.")
 @_PATH
 @_KEY
 @click.option("--tensors", "by_tensor", is_flag=True, help="Print each tensor's sha256 too.")
@@ -227,7 +227,7 @@ def _plain(path: Path) -> str:
     return str(content_digest({file.path: hash_file(file.source) for file in files}))
 
 
-@checkpoint.command()
+@checkpoint.command(short_help="Write what inference needs as safetensors.")
 @_PATH
 @click.argument("out", type=click.Path(path_type=Path), metavar="OUT")
 @_KEY

@@ -53,6 +53,18 @@ def test_help(run: Run, command: str) -> None:
         assert all(option in done.out for option in parameter.opts if option.startswith("--"))
 
 
+def test_near_miss(run: Run) -> None:
+    """A command that is not known is answered with the one that is nearest."""
+    assert "No such command 'biuld'. Did you mean 'build'?" in run("biuld").err
+    assert "Did you mean" not in run("xyzzy").err
+
+
+def test_short_help_is_whole(run: Run) -> None:
+    """What the list of commands says of each is not cut."""
+    for group in ((), ("checkpoint",)):
+        assert "..." not in run(*group, "--help").out.partition("Commands:")[2]
+
+
 def test_version(run: Run) -> None:
     """--version is the package's."""
     assert run("--version").out == f"layerkit, version {layerkit.__version__}\n"
