@@ -12,7 +12,7 @@ import threading
 import time
 from dataclasses import asdict
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from ..errors import printable
 from ..events import Event, Note, Phase, Step, StepLog, Transfer
@@ -22,7 +22,7 @@ from .text import duration, size
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
-    from rich.progress import TaskID
+    from rich.progress import Progress, TaskID
 
 __all__ = ["Display", "display", "notes"]
 
@@ -203,7 +203,7 @@ class _Live(_Quiet):
     def __init__(self, console: Console | None = None) -> None:
         self._console = console
         self._lock = threading.Lock()
-        self._tasks: dict[str, TaskID] = {}
+        self._tasks: dict[str, tuple[Progress, TaskID]] = {}
 
     def __enter__(self) -> _Live:
         from rich.console import Console, Group
@@ -260,14 +260,26 @@ class _Live(_Quiet):
                 case Note(message, level):
                     label = "warning" if level == "warning" else "note"
                     self._live.console.print(f"{label}: {printable(message)}", markup=False, highlight=False)
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """What is over goes up and out of the rows that move, where there are more of these than lines.
+
+        rich would leave out those at the bottom: what is being done, and the transfers.
+        """
+        over = len(self._steps.tasks) + len(self._transfers.tasks) - (self._live.console.height - 1)
+        for rows in (self._steps, self._transfers):
+            for task in rows.tasks:
+                if over > 0 and task.fields["mark"]:
+                    self._live.console.print(rows.make_tasks_table([task]))
+                    rows.remove_task(task.id)
+                    self._tasks = {key: id for key, id in self._tasks.items() if id != (rows, task.id)}
+                    over -= 1
 
     def _row(self, key: str, description: str, state: str) -> None:
-        if key not in self._tasks:
-            self._tasks[key] = self._steps.add_task(description, total=None)
         mark = _MARKS.get(state, "")
-        self._steps.update(
-            self._tasks[key], description=description, mark=mark, total=1 if mark else None, completed=1 if mark else 0
-        )
+        total, completed = (1, 1) if mark else (None, 0)
+        self._put(self._steps, key, description=description, mark=mark, total=total, completed=completed)
 
     def _transfer(self, event: Transfer) -> None:
         name, room = printable(event.label, 40), self._live.console.width - _ROOM
@@ -278,9 +290,11 @@ class _Live(_Quiet):
             # A line of its own, that stays: the next event has the row again.
             note = f"note: {printable(event.label)}: {printable(event.note)}"
             self._live.console.print(note, markup=False, highlight=False)
-        if event.id not in self._tasks:
-            self._tasks[event.id] = self._transfers.add_task(label, total=event.total)
         mark = _MARKS.get(event.state, "")
-        self._transfers.update(
-            self._tasks[event.id], description=label, mark=mark, total=event.total, completed=event.done
-        )
+        self._put(self._transfers, event.id, description=label, mark=mark, total=event.total, completed=event.done)
+
+    def _put(self, rows: Progress, key: str, *, description: str, total: float | None, **fields: Any) -> None:
+        """Show the row *key* of *rows* so, as a new one where there is none."""
+        if key not in self._tasks:
+            self._tasks[key] = rows, rows.add_task(description, total=total)
+        rows.update(self._tasks[key][1], description=description, total=total, **fields)

@@ -165,6 +165,24 @@ def test_live_in_80_columns(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert row.rstrip().endswith("500.0 MiB of 1000.0 MiB  512.5 MiB/s  1 s left")
 
 
+def test_live_in_few_lines() -> None:
+    """With more steps than lines those that are over go up: what is being done, and the transfer, stay in sight."""
+    from rich.console import Console
+
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=80, height=8, color_system=None)
+    with display("tty", terminal=True, console=console) as listener:
+        listener(Transfer("c", "m.pt", 1, 10))
+        for number in range(30):
+            listener(Step(str(number), f"RUN {number}.", "running"))
+            listener(Step(str(number), f"RUN {number}.", "done"))
+        listener(Step("last", "RUN last", "running"))
+        listener._live.refresh()  # type: ignore[attr-defined]
+        frame = stream.getvalue().rpartition("\x1b[2K")[2].splitlines()
+    assert len(frame) < 8 and "RUN last" in frame[-2] and "m.pt" in frame[-1]
+    assert all(stream.getvalue().count(f"RUN {number}.") for number in range(30))
+
+
 def test_live_note_stays() -> None:
     """Why an upload starts again is a line of its own: the row is the next event's."""
     from rich.console import Console
