@@ -29,6 +29,7 @@ __all__ = ["Display", "display", "notes"]
 _EVERY = 5.0  # seconds between two plain lines of one transfer
 _ELAPSED = 7  # columns of "0:00:00"
 _ROOM = 60  # columns of a transfer beside its name: mark, elapsed, a short bar, bytes, rate and time left
+_READING = "phase-checkpoint"
 # What became of a step, a phase or a transfer, by its state.
 _MARKS = {"finished": "✓", "done": "✓", "cached": "✓", "dropped": "✓", "failed": "✗", "canceled": "–"}
 # Steps of BuildKit's own making, which tell nobody anything: what it loads, and the second half of each linked copy.
@@ -252,6 +253,12 @@ class _Live(_Quiet):
             match event:
                 case Phase("plan" | "compose" as name, state, _):
                     self._row(f"phase-{name}", name, state)
+                case Phase("checkpoint", "started", _):
+                    # Where it is hashed before it is sent, nothing else would move meanwhile.
+                    self._row(_READING, "checkpoint  reading", "running")
+                case Phase("checkpoint", state, _):
+                    if _READING in self._tasks:
+                        self._row(_READING, "checkpoint  read", state)
                 case Step(id, name, state, _) if _worth_showing(name):
                     mark = {"cached": "CACHED ", "failed": "FAILED "}.get(state, "")
                     self._row(id, _cut(f"build  {mark}{brief(name)}", self._live.console.width - 12), state)
@@ -290,6 +297,8 @@ class _Live(_Quiet):
             # A line of its own, that stays: the next event has the row again.
             note = f"note: {printable(event.label)}: {printable(event.note)}"
             self._live.console.print(note, markup=False, highlight=False)
+        if _READING in self._tasks:
+            self._steps.remove_task(self._tasks.pop(_READING)[1])
         mark = _MARKS.get(event.state, "")
         self._put(self._transfers, event.id, description=label, mark=mark, total=event.total, completed=event.done)
 

@@ -165,6 +165,18 @@ def test_live_in_80_columns(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert row.rstrip().endswith("500.0 MiB of 1000.0 MiB  512.5 MiB/s  1 s left")
 
 
+def test_live_reading() -> None:
+    """A checkpoint that is hashed before it is sent has a row meanwhile; the transfer takes its place."""
+    reading = Phase("checkpoint", "started")
+    assert [row.split(" ", 2)[2].rstrip() for row in rows(100, reading)] == ["checkpoint  reading"]
+    done = rows(100, reading, Phase("checkpoint", "finished", 3.0))
+    assert [row.split(" ", 2)[2].rstrip() for row in done] == ["checkpoint  read"]
+    sent = Transfer("c", "m.pt", 4, 4, "finished")
+    for events in ((reading, sent, Phase("checkpoint", "finished")), (reading, Phase("checkpoint", "finished"), sent)):
+        (row,) = rows(100, *events)
+        assert "m.pt" in row
+
+
 def test_live_in_few_lines() -> None:
     """With more steps than lines those that are over go up: what is being done, and the transfer, stay in sight."""
     from rich.console import Console
