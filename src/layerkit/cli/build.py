@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, printable
 from . import completion
 from .app import json_errors, leaving, load_project, project_options
 
@@ -64,6 +64,10 @@ def _destination(push: bool, load: bool, output: str, platforms: Sequence[str]) 
         "output": output,
         "platforms": [part for text in platforms for part in text.split(",") if part],
     }
+
+
+def _no_metadata(file: Path, why: str) -> ConfigurationError:
+    return ConfigurationError(f"--metadata-file: {printable(str(file))}: {why}")
 
 
 @click.command()
@@ -130,6 +134,8 @@ def build(
 
     with json_errors(as_json):
         where = _destination(push, load, output, platforms)
+        if metadata_file is not None and not metadata_file.absolute().parent.is_dir():
+            raise _no_metadata(metadata_file, "its folder is not there")
         project = load_project(folder, file, overrides)
         kind = "quiet" if quiet else progress
         actions = Actions.from_environment()
@@ -157,11 +163,6 @@ def build(
             content["plan"] = result.plan.to_json()
             content["outcomes"] = [outcome.to_json() for outcome in outcomes(result.plan, result)]
         document = json.dumps(content, indent=2)
-        if metadata_file is not None:
-            try:
-                metadata_file.write_text(document + "\n")
-            except OSError as error:
-                raise ConfigurationError(f"--metadata-file: {metadata_file}: {error.strerror}") from None
         if actions:
             from .github import result_done
 
@@ -175,6 +176,12 @@ def build(
                 if explain and result.plan:
                     print_outcomes(result.plan, result)
                 print(result.reference)
+    # The image is there, and said to be: what is told of the file comes after that.
+    if metadata_file is not None:
+        try:
+            metadata_file.write_text(document + "\n")
+        except OSError as error:
+            raise _no_metadata(metadata_file, f"{error.strerror}; the image is built") from None
 
 
 @click.command()

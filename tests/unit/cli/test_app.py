@@ -537,10 +537,14 @@ def test_nobody_reads_the_result(
 
 
 def test_metadata_file_that_cannot_be_written(run: Run, asked: dict[str, Any]) -> None:
-    """A metadata file that cannot be written is 2, with its name."""
+    """A metadata file that cannot be written is 2: before the build where it can be, else after the result."""
     write_project(Path())
     done = run("build", "--metadata-file", "none/out.json")
-    assert done.status == 2 and "none/out.json" in done.err
+    assert done.status == 2 and "none/out.json" in done.err and not asked
+    Path("folder").mkdir()
+    done = run("build", "--json", "--metadata-file", "folder")
+    assert done.status == 2 and "folder: Is a directory; the image is built" in done.err
+    assert json.loads(done.out) == result().to_json()
 
 
 def test_progress_by_environment(run: Run, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
