@@ -18,12 +18,14 @@ __all__ = ["Progress", "brief"]
 
 _LOG_LINES = 30  # kept of each step, for the error message
 _PLAIN_LINES = 50
+_BRIEF = 300  # characters of a step's name that are shown
 _RUN_FLAGS = re.compile(r"(?<=\bRUN)(\s+--(mount|network|security|device)=\S+)+")
 
 
 def brief(name: str) -> str:
     """A step's name as people look for it: the command, without its mounts and the line breaks of the Dockerfile."""
-    return re.sub(r"\s+", " ", _RUN_FLAGS.sub("", name))
+    short = re.sub(r"\s+", " ", _RUN_FLAGS.sub("", name))
+    return short if len(short) <= _BRIEF else short[: _BRIEF - 1] + "…"
 
 
 @dataclass(slots=True)
@@ -79,7 +81,7 @@ class Progress:
                 yield Note(text, "warning")
 
     def _vertex(self, vertex: Mapping[str, Any]) -> Iterator[Event]:
-        key, name = str(vertex.get("digest", "")), printable(str(vertex.get("name", "")), 300)
+        key, name = str(vertex.get("digest", "")), printable(str(vertex.get("name", "")))
         error = str(vertex.get("error") or "")
         if error and name.startswith("importing cache manifest"):
             # Not there before the first build; BuildKit goes on without it.

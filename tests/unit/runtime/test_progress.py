@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layerkit.events import Note, Step, StepLog
-from layerkit.runtime.progress import Progress
+from layerkit.runtime.progress import Progress, brief
 
 BEGIN, END = "2026-01-01T00:00:00.5Z", "2026-01-01T00:00:02Z"
 
@@ -125,8 +125,8 @@ def test_plain_lines() -> None:
 
 def test_names_are_fit_for_a_terminal() -> None:
     """Names of steps come from a Dockerfile: escaped, and cut (FAULTS 56)."""
-    (event,) = feed(Progress(), vertex(name="\x1b]0;x\x07" + "a" * 1000, started=BEGIN))
-    assert event.name.startswith(r"\x1b]0;x\x07") and len(event.name) == 301
+    (event,) = feed(Progress(), vertex(name="\x1b]0;x\x07" + "a" * 3000, started=BEGIN))
+    assert event.name.startswith(r"\x1b]0;x\x07") and len(event.name) == 2001
 
 
 @pytest.mark.parametrize(
@@ -167,3 +167,14 @@ def test_any_json(document: dict[str, Any]) -> None:
     progress = Progress()
     feed(progress, document)
     assert progress.bytes_sent >= 0
+
+
+def test_brief() -> None:
+    """The command of a step is shown however many mounts there are in front of it; of a long one, its beginning."""
+    mounts = "".join(f"     --mount=type=bind,source=folder/{number},target=/tmp/{number}" for number in range(20))
+    progress = Progress()
+    vertex = {"digest": "a", "name": f"[1/1] RUN --network=none{mounts}     pip  install x", "started": "x"}
+    (step,) = progress.feed(json.dumps({"vertexes": [vertex]}).encode())
+    assert isinstance(step, Step) and brief(step.name) == "[1/1] RUN pip install x"
+    assert brief("RUN echo --mount=not-a-flag") == "RUN echo --mount=not-a-flag"
+    assert brief("RUN " + "x" * 400) == "RUN " + "x" * 295 + "…"
