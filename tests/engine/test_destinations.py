@@ -78,6 +78,22 @@ def test_load_several_tags(workspace: Workspace) -> None:
     assert result["tags"] == ["a", "b"]
 
 
+@pytest.mark.parametrize("way", ["compose", "buildkit"])
+def test_push_leaves_the_local_docker_alone(workspace: Workspace, way: str) -> None:
+    """A push between two local builds leaves nothing there and takes no name: the second has nothing to do."""
+    workspace.build(push=False)
+
+    def local() -> set[str]:
+        found = workspace.engine.docker("images", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}").splitlines()
+        return {line for line in found if line.startswith(workspace.repository)}
+
+    before = local()
+    assert workspace.build("--way", way)["builder"]["ran"]
+    assert local() == before and len(before) == 2
+    again = workspace.build(push=False)
+    assert again["rebuilt"] == [] and not again["builder"]["ran"]
+
+
 def test_oci_layout(workspace: Workspace, tmp_path: Path) -> None:
     """An OCI layout has the same digest as the registry, and umoci unpacks the very checkpoint, owner and mode."""
     pushed = workspace.build()

@@ -76,7 +76,8 @@ class RegistryDestination:
         return self._pushed([f"{self.name}:{tag}" for tag in tags])
 
     def _pushed(self, names: Sequence[str], *more: str) -> Output:
-        attributes = ["type=image", "push=true", "oci-mediatypes=true", *more]
+        # Not into the local Docker as well, where it would take the name of what was built for that, and be unpacked.
+        attributes = ["type=image", "push=true", "store=false", "oci-mediatypes=true", *more]
         attributes += ["registry.insecure=true"] if self._insecure else []
         return Output(tuple(names), (",".join(attributes),))
 
