@@ -69,14 +69,14 @@ def check(folder: Path, file: Path | None, overrides: tuple[str, ...], as_json: 
             }
             print(json.dumps(document, indent=2))
         else:
-            from .text import size
+            from .text import many, size
 
             print(f"image        {project.image.name}")
             context = size(sum(f.size for f in inputs.files))
-            print(f"to builder   {len(inputs.files)} file{'s'[: len(inputs.files) != 1]}, {context}")
+            print(f"to builder   {many(len(inputs.files), 'file')}, {context}")
             if inputs.checkpoint is not None and (files or away is None):
                 total = size(sum(f.size for f in files))
-                print(f"checkpoint   {len(files)} file{'s'[: len(files) != 1]}, {total} → {inputs.checkpoint.location}")
+                print(f"checkpoint   {many(len(files), 'file')}, {total} → {inputs.checkpoint.location}")
             if inputs.checkpoint is not None and away is not None:
                 by = f"{away.by}, " if away.by else ""
                 print(f"             {away.said}: {by}{away.digest}" if away.digest else f"             {away.said}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import printable
-from .text import size
+from .text import many, size
 
 if TYPE_CHECKING:
     from ..checkpoint.opening import Contents
@@ -136,14 +136,14 @@ def _text(path: Path, found: Contents) -> list[str]:
     infos = [tensor.info for tensor in weights.tensors]
     where = f" in {printable(weights.key)}" if weights.key else ""
     lines += [
-        f"weights{where}: {_many(len(infos), 'tensor')}, {weights.parameters:,} parameters, {size(weights.nbytes)}"
+        f"weights{where}: {many(len(infos), 'tensor')}, {weights.parameters:,} parameters, {size(weights.nbytes)}"
     ]
     for title, sums in (
         ("dtype", _sums((info.dtype, info) for info in infos)),
         ("module", _sums(_modules(infos))),
     ):
         rows = [
-            (printable(name, 60), _many(of["tensors"], "tensor"), f"{of['parameters']:,}", size(of["bytes"]))
+            (printable(name, 60), many(of["tensors"], "tensor"), f"{of['parameters']:,}", size(of["bytes"]))
             for name, of in sums.items()
         ]
         lines += _rows([(title, "", "parameters", "size"), *rows])
@@ -158,10 +158,6 @@ def _text(path: Path, found: Contents) -> list[str]:
         lines += ["shared, and of its own each after a conversion:"]
         lines += _rows([(" = ".join(printable(name, 60) for name in group),) for group in shared])
     return lines
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _rows(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -288,26 +284,26 @@ def convert(
             print(json.dumps(document, indent=2))
             return
         report = [
-            f"{size(made.source_size)} → {size(made.size)}: {_many(len(made.tensors), 'tensor')}"
+            f"{size(made.source_size)} → {size(made.size)}: {many(len(made.tensors), 'tensor')}"
             + (f" of {printable(made.weights.key)}" if made.weights.key else ""),
         ]
         if made.weights.extras:
-            report += [f"left out as no weights: {_many(len(made.weights.extras), 'item')}, {size(extra)}"]
+            report += [f"left out as no weights: {many(len(made.weights.extras), 'item')}, {size(extra)}"]
         if made.dropped:
-            report += [f"dropped: {_many(len(made.dropped), 'tensor')}"]
+            report += [f"dropped: {many(len(made.dropped), 'tensor')}"]
         report += [f"note: --drop {printable(glob)} matches no tensor" for glob in made.unused]
         if strip_prefix and not made.renamed:
             report += [f"note: no name begins with {printable(strip_prefix)}"]
         if made.weights.shared:
             report += [
-                f"note: {_many(len(made.weights.shared), 'group')} of tensors shared bytes; each tensor has its own now"
+                f"note: {many(len(made.weights.shared), 'group')} of tensors shared bytes; each tensor has its own now"
             ]
         if lost:
             rows = [
                 (printable(name, 60), f"{of.absolute:.3g}", f"{of.relative:.3g}", str(of.overflowed or ""))
                 for name, of in largest(lost, 10)
             ]
-            report += [f"to {dtype}: {_many(len(lost), 'tensor')}; the largest errors:"]
+            report += [f"to {dtype}: {many(len(lost), 'tensor')}; the largest errors:"]
             report += _rows([("tensor", "absolute", "relative", "overflowed"), *rows])
             overflowed = sum(of.overflowed for of in lost.values())
             if overflowed:

@@ -6,9 +6,9 @@ import shutil
 import textwrap
 from typing import TextIO
 
-from ..units import duration, size
+from ..units import duration, many, size
 
-__all__ = ["duration", "size", "wrapped"]
+__all__ = ["duration", "many", "size", "wrapped"]
 
 
 def wrapped(text: str, indent: int, stream: TextIO) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import printable
-from .text import size
+from .text import many, size
 
 if TYPE_CHECKING:
     from ..verification import Mismatch, Verification, VerifiedImage
@@ -96,10 +96,10 @@ def _image(found: Verification, image: VerifiedImage) -> list[str]:
     from ..anatomy.found import SOURCES
 
     read = image.read
-    parts = [f"{size(read.checkpoint)} of the checkpoint ({image.layers_read} of {_many(len(image.layers), 'layer')})"]
+    parts = [f"{size(read.checkpoint)} of the checkpoint ({image.layers_read} of {many(len(image.layers), 'layer')})"]
     parts += [f"{size(read.above)} of layers above"] if read.above else []
     parts += [f"{size(read.looks)} to look into layers"] if read.looks else []
-    by = f"{_many(image.tensors, 'tensor')}" if image.way == "tensors" and image.tensors else _WAYS[image.way]
+    by = f"{many(image.tensors, 'tensor')}" if image.way == "tensors" and image.tensors else _WAYS[image.way]
     rows = [
         ("image", f"{printable(found.reference)} ({printable(image.platform)})"),
         ("from", SOURCES[found.source]),
@@ -131,7 +131,3 @@ def _mismatch(item: Mismatch) -> list[str]:
         shown = printable(text, 300).replace(" sha256:", f"\n    {mark}   sha256:") if text else "not there"
         lines += f"    {mark} {shown}".splitlines()
     return lines
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
