@@ -106,8 +106,8 @@ MAY: dict[str, set[str]] = {
         "checkpoint", "forecast", "bases", "anatomy", "units", "start", "verification", "engine", "running",
         "launch", "containers", "pruning", "ready",
     },
-    "lint": {"errors", "oci", "runtime"},
-    "start": {"errors", "lint", "project", "runtime"},
+    "lint": {"errors", "oci", "runtime", "units"},
+    "start": {"errors", "lint", "project", "runtime", "units"},
     "__main__": {"cli"},
     "__init__": {
         "_version", "errors", "events", "settings", "project", "planner", "pipeline", "results", "checkpoint",

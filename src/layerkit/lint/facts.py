@@ -21,7 +21,6 @@ __all__ = [
     "is_requirements",
     "limit_of",
     "limits_below",
-    "size",
     "words",
 ]
 
@@ -162,16 +161,6 @@ def limit_of(image: str) -> tuple[int, str] | None:
 def limits_below(count: int) -> list[str]:
     """The sentences of all registries that would refuse a layer of *count* bytes."""
     return [sentence for _, limit, sentence in _LIMITS if count > limit]
-
-
-def size(count: int) -> str:
-    """Bytes in binary units: 1.5 KiB, 2.0 GiB."""
-    value = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"
 
 
 def words(text: str) -> frozenset[str]:

@@ -10,8 +10,8 @@ from typing import Any
 from urllib.parse import quote
 
 from ..errors import printable
+from ..units import size
 from .check import RULES
-from .facts import size
 from .finding import Finding, Severity
 
 __all__ = ["FORMATS", "as_github", "as_json", "as_sarif", "as_text", "summary"]

@@ -6,7 +6,8 @@ import posixpath
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from .facts import Entry, Facts, is_checkpoint_name, is_pickle, limit_of, limits_below, size
+from ..units import size
+from .facts import Entry, Facts, is_checkpoint_name, is_pickle, limit_of, limits_below
 from .finding import Edit, Finding, Severity
 from .reading import Copy, Document, Step
 from .rule import Rule, earlier, found, linkable, only_installs, redact, write_copy

@@ -7,7 +7,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from .facts import MIB, Facts, size, words
+from ..units import size
+from .facts import MIB, Facts, words
 from .finding import Edit, Finding, Severity
 from .reading import Copy, Document, Step
 from .rule import Rule, earlier, found, known_base, linkable, only_installs, write_copy

@@ -5,7 +5,8 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterator
 
-from .facts import Facts, size, words
+from ..units import size
+from .facts import Facts, words
 from .finding import Edit, Finding, Severity
 from .reading import Copy, Document, Step
 from .rule import Rule, found, linkable, only_installs, rooted, write_copy

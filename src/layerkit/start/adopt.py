@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..errors import ConfigurationError
-from ..lint.facts import MIB, Entry, Facts, is_checkpoint_name, size
+from ..lint.facts import MIB, Entry, Facts, is_checkpoint_name
 from ..lint.reading import Copy, Document, Step, read
 from ..runtime import base_images, find_checkpoint_copy
+from ..units import size
 from .facts import Look
 from .weights import Choice
 

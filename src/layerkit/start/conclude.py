@@ -10,8 +10,8 @@ from typing import Any
 
 from ..errors import ConfigurationError, printable
 from ..lint.facts import is_checkpoint_name
-from ..lint.facts import size as in_words
 from ..runtime import base_images
+from ..units import size
 from .adopt import Adopted, adopt
 from .facts import Look
 from .needs import Needs, needs, python_version
@@ -238,4 +238,4 @@ def _checkpoint(draft: _Draft, look: Look, chosen: Choice | None, started: Progr
         shown = ", ".join(chosen.others[:4]) + (f" and {len(chosen.others) - 4} more" if len(chosen.others) > 4 else "")
         draft.hints["checkpoint.path"] = f"there are also {shown}"
     if chosen.pointer:
-        draft.notes.append(f"{chosen.path} is a Git LFS pointer ({in_words(chosen.size)}): git lfs pull")
+        draft.notes.append(f"{chosen.path} is a Git LFS pointer ({size(chosen.size)}): git lfs pull")

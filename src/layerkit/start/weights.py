@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ..lint.facts import MIB, is_checkpoint_name, words
-from ..lint.facts import size as in_words
+from ..units import size as in_words
 from .facts import File, Look
 
 __all__ = ["DEFAULT_TARGET", "LARGE_BIN", "Choice", "choose"]
