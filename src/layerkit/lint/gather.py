@@ -12,7 +12,7 @@ from ..errors import ConfigurationError
 from ..runtime.dockerignore import Matcher
 from .facts import MIB, Entry, Facts, is_checkpoint_name, is_requirements
 
-__all__ = ["find", "gather", "read_text", "write_text"]
+__all__ = ["find", "gather", "pointed_size", "read_text", "write_text"]
 
 _MAX_TEXT = 16 * MIB
 _MAX_ENTRIES = 200_000
@@ -144,15 +144,20 @@ def _entry(path: str, item: os.DirEntry[str], ignored: bool) -> Entry | None:
         return Entry(path, 0, ignored, link=True)
     if not stat.S_ISREG(found.st_mode):
         return Entry(path, 0, ignored)
-    if is_checkpoint_name(path) and 0 < found.st_size <= _POINTER_LIMIT:
-        try:
-            with open(item.path, "rb") as stream:
-                pointer = _POINTER.match(stream.read(_POINTER_LIMIT))
-        except OSError:
-            pointer = None
-        if pointer is not None:
-            return Entry(path, int(pointer[1]), ignored, pointer=True)
-    return Entry(path, found.st_size, ignored)
+    pointed = pointed_size(item.path, found.st_size)
+    return Entry(path, found.st_size if pointed is None else pointed, ignored, pointer=pointed is not None)
+
+
+def pointed_size(place: str, size: int) -> int | None:
+    """Bytes that the Git LFS pointer at *place*, itself of *size* bytes, stands for; None where it is no pointer."""
+    if not (is_checkpoint_name(place) and 0 < size <= _POINTER_LIMIT):
+        return None
+    try:
+        with open(place, "rb") as stream:
+            found = _POINTER.match(stream.read(_POINTER_LIMIT))
+    except OSError:
+        return None
+    return int(found[1]) if found else None
 
 
 def _small(path: str) -> str | None:

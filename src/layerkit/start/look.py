@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..errors import ConfigurationError, printable
 from ..lint.facts import is_checkpoint_name, is_requirements, words
+from ..lint.gather import pointed_size
 from ..project import parse_toml
 from ..runtime import DEFAULT_EXCLUDES, Matcher
 from .facts import File, Look
@@ -20,8 +21,6 @@ _MAX_FILES = 50_000
 _MAX_TEXT = 1024 * 1024  # bytes; a lock file may have more
 _MAX_LOCK = 16 * 1024 * 1024
 _MAX_TEXTS = 500
-_POINTER = re.compile(rb"version https://git-lfs\.github\.com/spec/\S+\n(?:\S+ \S+\n)*?size (\d{1,18})\n")
-_POINTER_LIMIT = 1024
 # Folders that are of tools, and not of the project.
 _PASSED = words(
     "node_modules venv env virtualenv site-packages __pycache__ dist build htmlcov wandb mlruns __pypackages__"
@@ -150,16 +149,9 @@ def _file(path: str, entry: os.DirEntry[str], ignored: Matcher) -> File | None:
         return None
     if not stat.S_ISREG(found.st_mode):
         return None
-    out = ignored.excludes(path)
-    if is_checkpoint_name(path) and 0 < found.st_size <= _POINTER_LIMIT:
-        try:
-            with open(entry.path, "rb") as stream:
-                pointer = _POINTER.match(stream.read(_POINTER_LIMIT))
-        except OSError:
-            pointer = None
-        if pointer is not None:
-            return File(path, int(pointer[1]), out, pointer=True)
-    return File(path, found.st_size, out)
+    pointed = pointed_size(entry.path, found.st_size)
+    size = found.st_size if pointed is None else pointed
+    return File(path, size, ignored.excludes(path), pointer=pointed is not None)
 
 
 def _text(path: Path) -> str | None:
