@@ -71,13 +71,12 @@ def write_text(path: Path, text: str) -> None:
         raise ConfigurationError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def gather(dockerfile: Path | None, context: Path, *, image: str = "", minimum: int = MIB) -> Facts:
+def gather(dockerfile: Path | None, context: Path, *, image: str = "") -> Facts:
     """What is known of the build context *context* of *dockerfile*.
 
     Args:
         dockerfile: None for one that is in no file.
         image: the name that the image will be pushed to.
-        minimum: bytes from which a file of weights counts.
 
     Raises:
         ConfigurationError: no such folder, or a ``.dockerignore`` that is none.
@@ -101,7 +100,7 @@ def gather(dockerfile: Path | None, context: Path, *, image: str = "", minimum: 
             text = _small(item.path)
             if text is not None and not entry.link:
                 requirements[path] = text
-    return Facts(tuple(entries), name, requirements, image, minimum, known)
+    return Facts(tuple(entries), name, requirements, image, known=known)
 
 
 def _ignore(dockerfile: Path | None, context: Path) -> tuple[str, Matcher]:

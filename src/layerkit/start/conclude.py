@@ -52,9 +52,9 @@ class Conclusions:
     hints: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
 
-    def value(self, key: str, default: Any = "") -> Any:
-        """The value of *key*, or *default*."""
-        return next((reason.value for reason in self.reasons if reason.key == key), default)
+    def value(self, key: str) -> Any:
+        """The value of *key*; "" where nothing was concluded."""
+        return next((reason.value for reason in self.reasons if reason.key == key), "")
 
 
 class _Draft:

@@ -57,9 +57,6 @@ class Look:
     remote: str = ""
     whole: bool = True
 
-    def has(self, path: str) -> bool:
-        return any(file.path == path for file in self.files)
-
     def below(self, folder: str) -> Iterator[File]:
         """The files in *folder* and below; all of them for ""."""
         return (file for file in self.files if not folder or file.path.startswith(folder + "/"))

@@ -104,7 +104,7 @@ def _module(path: str, text: str, look: Look) -> tuple[str, str, dict[str, str]]
     imported = set(re.findall(r"(?m)^(?:from|import)\s+(\w+)", text))
     if imported & beside:  # it is written to be run in its folder
         return stem, folder, {}
-    if folder.split("/")[0] == "src" and not look.has("src/__init__.py"):
+    if folder.split("/")[0] == "src" and not any(file.path == "src/__init__.py" for file in look.files):
         return path.removeprefix("src/").removesuffix(".py").replace("/", "."), "", {"PYTHONPATH": "/app/src"}
     return path.removesuffix(".py").replace("/", "."), "", {}
 

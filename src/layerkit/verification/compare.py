@@ -33,27 +33,23 @@ def _tensor(found: tuple[TensorInfo, Digest] | None) -> str:
     return f"{info.dtype}[{','.join(map(str, info.shape))}] {digest}"
 
 
-def compare_files(approved: Mapping[str, Digest], found: Mapping[str, Known], *, all_of: bool) -> tuple[Mismatch, ...]:
-    """Each approved file (name -> sha256) that *found* (path in the image -> what it is) has not, under any name.
-
-    Args:
-        all_of: what else is in the image is a mismatch too.
-    """
+def compare_files(approved: Mapping[str, Digest], found: Mapping[str, Known]) -> tuple[Mismatch, ...]:
+    """Each approved file (name -> sha256) that *found* (path in the image -> what it is) has not, under any name; and
+    each file of *found* that was not approved."""
     left = {path: known.digest for path, known in found.items() if known.digest is not None}
     missing = []
     for name, digest in sorted(approved.items()):
-        match = next(iter(sorted(p for p, d in left.items() if d == digest and _named(p, name))), "")
-        match = match or next(iter(sorted(p for p, d in left.items() if d == digest)), "")
+        same = sorted(path for path, other in left.items() if other == digest)
+        match = next((path for path in same if _named(path, name)), next(iter(same), ""))
         if match:
             del left[match]
         else:
             missing.append((name, digest))
     mismatches = []
     for name, digest in missing:
-        other = next(iter(sorted(path for path in left if _named(path, name))), "")
+        other = min((path for path in left if _named(path, name)), default="")
         mismatches.append(Mismatch("file", other or name, str(digest), str(left.pop(other)) if other else ""))
-    if all_of:
-        mismatches += [Mismatch("file", path, "", str(digest)) for path, digest in sorted(left.items())]
+    mismatches += [Mismatch("file", path, "", str(digest)) for path, digest in sorted(left.items())]
     return tuple(mismatches)
 
 

@@ -228,7 +228,7 @@ class _Job:
             return self._result("tensors", seen, [], tensors, content)
         exact = set(approved.digests.values())
         relevant = {p: known for p, known in seen.files.items() if ours or known.format or known.digest in exact}
-        by_files = compare_files(approved.digests, relevant, all_of=True)
+        by_files = compare_files(approved.digests, relevant)
         if not by_files:
             return self._result("files", seen, [], tensors, content)
         if not weights or tensors is None:
