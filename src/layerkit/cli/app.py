@@ -24,7 +24,17 @@ from . import completion
 if TYPE_CHECKING:
     from ..project import Project
 
-__all__ = ["Terminated", "cli", "error_document", "json_errors", "leaving", "load_project", "main", "project_options"]
+__all__ = [
+    "Terminated",
+    "cli",
+    "error_document",
+    "folder_option",
+    "json_errors",
+    "leaving",
+    "load_project",
+    "main",
+    "project_options",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -200,7 +210,14 @@ def error_document(error: LayerkitError) -> dict[str, Any]:
     return {"error": document}
 
 
+def folder_option(said: str) -> Callable[[F], F]:
+    """``-C DIR``, and what ``--help`` says of it."""
+    kind = click.Path(exists=True, file_okay=False, path_type=Path)
+    return click.option("-C", "folder", type=kind, default=Path(), metavar="DIR", help=said)
+
+
 def project_options(command: F) -> F:
+    """``-C``, ``-f`` and ``--set``: what ``load_project`` takes."""
     for option in (
         click.option(
             "--set",
@@ -210,14 +227,7 @@ def project_options(command: F) -> F:
             help="Override, as image.base=REF.",
             shell_complete=completion.keys,
         ),
-        click.option(
-            "-C",
-            "folder",
-            type=click.Path(exists=True, file_okay=False, path_type=Path),
-            default=Path(),
-            metavar="DIR",
-            help="Project folder (default: this one).",
-        ),
+        folder_option("Project folder (default: this one)."),
         click.option(
             "-f",
             "--file",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import ConfigurationError, printable
+from .app import folder_option
 from .text import wrapped
 
 if TYPE_CHECKING:
@@ -30,14 +31,7 @@ def _lines(text: str) -> list[str]:
 
 @click.command()
 @click.argument("repository", metavar="[REPO]", default="")
-@click.option(
-    "-C",
-    "folder",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    default=Path(),
-    metavar="DIR",
-    help="Project folder, whose image.name is REPO where none is given (default: this one).",
-)
+@folder_option("Project folder, whose image.name is REPO where none is given (default: this one).")
 @click.option("--builder", default="", metavar="NAME", help="buildx builder.")
 @click.option("--json", "as_json", is_flag=True, help="Print one object.")
 def doctor(repository: str, folder: Path, builder: str, as_json: bool) -> None:

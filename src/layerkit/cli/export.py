@@ -31,17 +31,14 @@ def dockerfile(folder: Path, file: Path | None, overrides: tuple[str, ...], targ
     docker buildx build --build-context checkpoint=DIR [--build-context wheels=DIR] .
     """
     from ..bases import remembered_user
+    from ..checkpoint_inputs import own_dockerfile
     from ..runtime import find_includes, generate, ignore_file, read_requirements
     from ..settings import Settings
     from ..state import State
 
     project = load_project(folder, file, overrides)
     if project.image.dockerfile:
-        path = project.root / project.image.dockerfile
-        try:
-            text = ignore = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"image.dockerfile: {path}: {error}") from None
+        text = ignore = own_dockerfile(project)
     else:
         requirements = read_requirements(project)
         rules = project.root / ".dockerignore"

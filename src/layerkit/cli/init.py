@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import ConfigurationError, LayerkitError, printable
+from .app import folder_option, json_errors
 from .text import wrapped
 
 if TYPE_CHECKING:
@@ -23,14 +24,7 @@ FILE = "layerkit.toml"
 
 
 @click.command()
-@click.option(
-    "-C",
-    "folder",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    default=Path(),
-    metavar="DIR",
-    help="Project folder (default: this one).",
-)
+@folder_option("Project folder (default: this one).")
 @click.option("--force", is_flag=True, help="Write over files that are there.")
 @click.option("--print", "--dry-run", "only_print", is_flag=True, help="Print layerkit.toml, write nothing.")
 @click.option(
@@ -46,7 +40,6 @@ def init(folder: Path, force: bool, only_print: bool, no_dockerfile: bool, as_js
     from ..project import schema
     from ..start import conclude, look, write
     from ..start.write import SCHEMA
-    from .app import json_errors
 
     with json_errors(as_json):
         seen = look(folder)
