@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import printable
+from .app import json_errors
 from .text import many, size
 
 if TYPE_CHECKING:
@@ -50,7 +51,6 @@ def checkpoint() -> None:
 def inspect(path: Path, key: str, strict: bool, as_json: bool) -> None:
     """Say what is in a checkpoint: its tensors, and what it carries that is not weights."""
     from ..checkpoint.opening import look
-    from .app import json_errors
 
     with json_errors(as_json):
         found = look(path, key)
@@ -181,7 +181,6 @@ def digest(path: Path, key: str, by_tensor: bool, as_json: bool) -> None:
     from ..checkpoint.hashing import hash_weights
     from ..checkpoint.opening import look
     from ..errors import CheckpointError
-    from .app import json_errors
 
     with json_errors(as_json):
         found = look(path, key)
@@ -254,7 +253,6 @@ def convert(
     from ..checkpoint.convert import convert as start
     from ..checkpoint.convert import largest, write
     from ..checkpoint.recipe import Options
-    from .app import json_errors
 
     with json_errors(as_json):
         made = start(path, Options(key, strip_prefix, dtype or "", drop), name=out.name)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from ..errors import LocalResourceError, printable
+from .app import json_errors
 
 __all__ = ["diff", "inspect"]
 
@@ -64,7 +65,6 @@ def inspect(
 ) -> None:
     from ..anatomy import inspect as look
     from ..anatomy import inspection_page
-    from .app import json_errors
     from .display import notes
     from .portrait import inspection_lines
 
@@ -90,7 +90,6 @@ def diff(
 ) -> None:
     from ..anatomy import diff as look
     from ..anatomy import difference_page
-    from .app import json_errors
     from .display import notes
     from .portrait import difference_lines
 

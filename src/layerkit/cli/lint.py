@@ -11,6 +11,7 @@ import click
 
 from .._version import __version__
 from ..errors import ConfigurationError, printable
+from .app import json_errors
 from .completion import rules
 
 __all__ = ["lint"]
@@ -79,7 +80,6 @@ def lint(
         raise click.UsageError("--fix and --diff exclude each other")
     if show and (as_json or form != "text"):
         raise click.UsageError("--diff prints a diff, and no other format")
-    from .app import json_errors
 
     form = "json" if as_json else form
     with json_errors(form == "json"):

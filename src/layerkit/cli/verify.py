@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import printable
+from .app import json_errors
 from .text import many, size
 
 if TYPE_CHECKING:
@@ -59,7 +60,6 @@ def verify(
     digests decide.
     """
     from ..verification import verify as look
-    from .app import json_errors
     from .display import notes
 
     with json_errors(as_json):
