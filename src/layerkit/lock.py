@@ -7,7 +7,6 @@ own digest) is not in it.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from .checkpoint.elsewhere import KnownFile
 from .errors import ConfigurationError, IntegrityError, LocalResourceError, printable
 from .oci import Descriptor, Digest, Layer
 from .project import parse_toml
+from .toml import toml
 
 __all__ = ["Difference", "Lock", "LockedBase", "LockedCheckpoint", "differences", "parse", "read", "render", "write"]
 
@@ -152,7 +152,7 @@ def render(lock: Lock) -> str:
     lines = [_HEADER, f"version = {VERSION}"]
     for base in sorted(lock.bases, key=lambda base: base.name):
         lines += ["", "[[base]]", *_pairs({"name": base.name, "digest": str(base.digest)})]
-        lines += _pairs({f"platforms.{_value(name)}": str(base.platforms[name]) for name in sorted(base.platforms)})
+        lines += _pairs({f"platforms.{toml(name)}": str(base.platforms[name]) for name in sorted(base.platforms)})
     if (checkpoint := lock.checkpoint) is not None:
         named = {
             "path": checkpoint.path,
@@ -180,17 +180,7 @@ def render(lock: Lock) -> str:
 
 
 def _pairs(values: Mapping[str, Any]) -> list[str]:
-    return [f"{name} = {_value(value)}" for name, value in values.items()]
-
-
-def _value(value: Setting) -> str:
-    """As TOML: a JSON string is a basic string of TOML, but for DEL, which TOML wants escaped (toml.io, "String")."""
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(_value, value))}]"
-    text = value.encode(errors="backslashreplace").decode()
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return [f"{name} = {toml(value)}" for name, value in values.items()]
 
 
 def parse(text: str, name: str) -> Lock:
@@ -327,4 +317,4 @@ def settings_differ(locked: LockedCheckpoint, now: Mapping[str, Setting]) -> Ite
 
 
 def _shown(value: Setting | None) -> str:
-    return "" if value is None else _value(value)
+    return "" if value is None else toml(value)

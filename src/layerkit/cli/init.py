@@ -90,7 +90,7 @@ def _checked(folder: Path) -> list[str]:
 
 
 def _explain(found: Conclusions) -> None:
-    from ..start.write import toml
+    from ..toml import toml
 
     for reason in found.reasons:
         print(f"  {reason.key} = {printable(toml(reason.value), 200)}", file=sys.stderr)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from typing import Any
+import textwrap
 
 from ..errors import printable
+from ..toml import toml
 from .conclude import Conclusions
 
 __all__ = ["SCHEMA", "write"]
@@ -65,26 +64,6 @@ def _commented(text: str, because: str) -> list[str]:
 
 
 def _wrapped(text: str) -> list[str]:
-    words, lines = printable(text).split(), [""]
-    for word in words:
-        if lines[-1] and len(lines[-1]) + len(word) + 3 > _WIDTH:
-            lines.append("")
-        lines[-1] += (" " if lines[-1] else "") + word
+    plain = " ".join(printable(text).split())
+    lines = textwrap.wrap(plain, _WIDTH - 2, break_long_words=False, break_on_hyphens=False)
     return [f"# {line}" for line in lines]
-
-
-def toml(value: Any) -> str:
-    """*value* as TOML, on one line."""
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{_key(str(k))} = {toml(v)}" for k, v in value.items()) + " }"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(toml(item) for item in value) + "]"
-    # Basic strings (TOML 1.0, "String"): quotes, backslashes and control characters are escaped.
-    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + "".join(f"\\u{ord(c):04x}" if ord(c) < 32 or ord(c) == 127 else c for c in escaped) + '"'
-
-
-def _key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else toml(name)
