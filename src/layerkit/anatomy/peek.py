@@ -6,6 +6,7 @@ without the rest. The bytes are not verified (a digest covers a whole blob), so 
 
 from __future__ import annotations
 
+import math
 import tarfile
 import zlib
 from collections import Counter
@@ -199,10 +200,7 @@ def _tensors(source: _Ranges, file: File, offset: int) -> Tensors:
     parameters = 0
     for entry in entries:
         dtypes[entry.dtype] += entry.end - entry.begin
-        elements = 1
-        for extent in entry.shape:
-            elements *= extent
-        parameters += elements
+        parameters += math.prod(entry.shape)
     return Tensors(file.path, len(entries), parameters, sum(dtypes.values()), dict(sorted(dtypes.items())))
 
 
