@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from .assemble import PREFIX, SAMPLES, WEIGHTS
 from .checkpoint import Ownership, checkpoint_key
-from .checkpoint.elsewhere import OCI, Elsewhere, RemoteBlueprint, placed, remote
+from .checkpoint.elsewhere import OCI, Elsewhere, RemoteBlueprint, remote
 from .connections import Connections
 from .destinations import checkpoint_tag
 from .errors import CheckpointError, IntegrityError, LayerkitError, printable
@@ -107,14 +107,15 @@ def _layers_of(image: Image) -> tuple[Layer, ...]:
 
 
 def _same_place(path: str, layers: Sequence[Layer], ownership: Ownership) -> None:
-    wanted = Ownership(ownership.target.rstrip("/") or "/", ownership.uid, ownership.gid, ownership.mode)
+    wanted = ownership.plain
     for layer in layers:
-        found = placed(layer)
-        if found is None:
+        said = Ownership.parse(layer.created_by)
+        if said is None:
             raise CheckpointError(
                 f"checkpoint: {printable(path)}: layer {layer.descriptor.digest.short} does not say where it goes",
                 hint="build that image again with layerkit",
             )
+        found = said[0].plain
         if found != wanted:
             raise CheckpointError(
                 f"checkpoint: {printable(path)}: its files are in {found.target} as {_owned(found)}, and the project"

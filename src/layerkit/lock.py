@@ -73,8 +73,8 @@ class LockedCheckpoint:
     @property
     def place(self) -> dict[str, Setting]:
         """Where they go and whose they are, as ``[checkpoint]`` calls it."""
-        owner = self.ownership
-        return {"target": _folder(owner.target), "chown": f"{owner.uid}:{owner.gid}", "chmod": f"{owner.mode:04o}"}
+        owner = self.ownership.plain
+        return {"target": owner.target, "chown": f"{owner.uid}:{owner.gid}", "chmod": f"{owner.mode:04o}"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,10 +260,6 @@ def _number(value: Any) -> int:
     if type(value) is not int or value < 0:
         raise TypeError(f"{printable(repr(value), 60)} is no size")
     return value
-
-
-def _folder(target: str) -> str:
-    return target.rstrip("/") or "/"
 
 
 # ----------------------------------------------------------------------------------------------------- what contradicts

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .byreference import differs
-from .checkpoint import File, Ownership, Packer
+from .checkpoint import File, Packer
 from .checkpoint.elsewhere import KnownFile
 from .checkpoint.parts import hash_content
 from .checkpoint.pointers import dvc_folder, read_dvc
@@ -61,13 +61,13 @@ def lock_of(
         return Lock(tuple(bases))
     if checkpoint is None or checkpoint.key is None or checkpoint.digest is None:
         return Lock(tuple(bases))
-    elsewhere, owner = checkpoint.elsewhere, checkpoint.ownership
+    elsewhere = checkpoint.elsewhere
     files = elsewhere.files if elsewhere is not None else _files(checkpoint)
     locked = LockedCheckpoint(
         wanted.path,
         checkpoint.key,
         checkpoint.digest,
-        Ownership(owner.target.rstrip("/") or "/", owner.uid, owner.gid, owner.mode),
+        checkpoint.ownership.plain,
         checkpoint.recipe.settings if not (elsewhere and elsewhere.source) else {},
         checkpoint.location,
         elsewhere.source if elsewhere else "",

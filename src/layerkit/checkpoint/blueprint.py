@@ -13,7 +13,7 @@ import hashlib
 import re
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Literal, Protocol, TypeAlias
@@ -39,6 +39,9 @@ CHUNK = 1024 * 1024  # bytes a read; larger ones fall out of the processor's cac
 OWN_LAYER = 16 * 1024 * 1024  # bytes from which a file is worth a layer of its own
 MAX_CHECKPOINT_LAYERS = 32  # an image has 127 at most, and the base and code need theirs
 _BLOCK = 512
+_INSTRUCTION = re.compile(
+    r"COPY --link --chown=([0-9]{1,10}):([0-9]{1,10}) --chmod=([0-7]{3,4}) --from=checkpoint (.+) (/\S*)"
+)
 Compression: TypeAlias = Literal["none", "zstd", "auto"]
 # What save_pretrained and convert scripts call the files of a checkpoint that is in shards.
 _SHARD = re.compile(r"-\d+-of-\d+\.(?:safetensors|bin|pt|pth)$")
@@ -92,6 +95,17 @@ class Ownership:
         # The same text for the same key: "/app/model" and "/app/model/" are one folder.
         folder = f"{PurePosixPath(self.target)}".rstrip("/") + "/"
         return f"COPY --link --chown={owner} --chmod={mode} --from=checkpoint {source} {folder}"
+
+    @classmethod
+    def parse(cls, instruction: str) -> tuple[Ownership, str] | None:
+        """What ``instruction`` wrote into an image's history, and its *source*; None where it is another text."""
+        found = _INSTRUCTION.fullmatch(instruction)
+        return (cls(found[5], int(found[1]), int(found[2]), int(found[3], 8)), found[4]) if found else None
+
+    @property
+    def plain(self) -> Ownership:
+        """The same without a / at the end of its target, so that what is the same is equal."""
+        return replace(self, target=self.target.rstrip("/") or "/")
 
 
 @dataclass(frozen=True, slots=True)

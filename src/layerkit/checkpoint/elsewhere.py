@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,13 +10,9 @@ from ..errors import CheckpointError
 from ..oci import Descriptor, Digest, Layer
 from .blueprint import Blueprint, Ownership
 
-__all__ = ["OCI", "Elsewhere", "KnownFile", "RemoteBlueprint", "placed", "remote"]
+__all__ = ["OCI", "Elsewhere", "KnownFile", "RemoteBlueprint", "remote"]
 
 OCI = "oci://"  # of a checkpoint.path that names an image
-# As Ownership.instruction writes it into an image's history.
-_INSTRUCTION = re.compile(
-    r"COPY --link --chown=([0-9]{1,10}):([0-9]{1,10}) --chmod=([0-7]{3,4}) --from=checkpoint (.+) (/\S*)"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +96,8 @@ class RemoteBlueprint(Blueprint):
 
     @property
     def label(self) -> str:
-        match = _INSTRUCTION.fullmatch(self.created_by)
-        return match[4] if match else self._layer().descriptor.digest.short
+        known = Ownership.parse(self.created_by)
+        return known[1] if known else self._layer().descriptor.digest.short
 
     @property
     def known(self) -> Digest | None:
@@ -121,11 +116,3 @@ def remote(
 ) -> RemoteBlueprint:
     """*layer* of ``host/repository``, ready to be mounted or read."""
     return RemoteBlueprint((), layer.created_by, (), layer.descriptor.size, "none", layer, host, repository, read)
-
-
-def placed(layer: Layer) -> Ownership | None:
-    """Where the files of a layer go and whose they are, as its history says; None where it is none of ours."""
-    match = _INSTRUCTION.fullmatch(layer.created_by)
-    if match is None:
-        return None
-    return Ownership(match[5].rstrip("/") or "/", int(match[1]), int(match[2]), int(match[3], 8))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,8 +20,6 @@ from .result import Mismatch
 __all__ = ["PREFIX", "Subject"]
 
 PREFIX = "dev.layerkit."
-# pack.Ownership.instruction
-_INSTRUCTION = re.compile(r"COPY --link --chown=(\d+):(\d+) --chmod=([0-7]{3,4}) --from=checkpoint .* (/\S*)$")
 _LABELS = ("checkpoint", "checkpoint.digest", "checkpoint.weights")
 
 
@@ -106,8 +103,8 @@ class Subject:
     @cached_property
     def ownership(self) -> Ownership | None:
         """Where the checkpoint went and whose it is, as the history says it."""
-        match = _INSTRUCTION.match(self.image.created_by[self.own[0]]) if self.ours else None
-        return Ownership(match[4], int(match[1]), int(match[2]), int(match[3], 8)) if match else None
+        said = Ownership.parse(self.image.created_by[self.own[0]]) if self.ours else None
+        return said[0] if said else None
 
     @property
     def recipe(self) -> Recipe | None:
