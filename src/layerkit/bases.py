@@ -146,8 +146,7 @@ def _known(record: Any) -> Base:
 
 
 def _platforms_of(index: Index) -> str:
-    named = (str(child.platform) for child in index.manifests if child.platform and child.platform.os != "unknown")
-    return ", ".join(dict.fromkeys(named)) or "no image"
+    return ", ".join(dict.fromkeys(str(image.platform) for image in index.images)) or "no image"
 
 
 def _is_another(found: Platform, wanted: Platform) -> bool:

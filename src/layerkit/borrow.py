@@ -15,7 +15,7 @@ from .destinations import checkpoint_tag
 from .errors import CheckpointError, IntegrityError, LayerkitError, printable
 from .events import Listener, Note
 from .fingerprint import Inputs
-from .oci import Config, Descriptor, Digest, Image, Index, Layer, Manifest, Reference
+from .oci import Descriptor, Digest, Image, Index, Layer, Manifest, Reference
 from .planner import Present
 
 if TYPE_CHECKING:
@@ -83,12 +83,11 @@ def _image(repository: Repository, digest: Digest) -> Image | None:
     """The image *digest*; of an index, its first one: all platforms have the same checkpoint."""
     found = repository.manifest(digest)
     if isinstance(found, Index):
-        real = [child for child in found.manifests if child.platform and child.platform.os != "unknown"]
-        found = repository.manifest(real[0].digest) if real else None
+        found = repository.manifest(found.images[0].digest) if found.images else None
     if not isinstance(found, Manifest):
         return None
     try:
-        return Image(found, Config.parse(repository.blob(found.config), found.config.media_type))
+        return Image.of(found, repository.blob(found.config))
     except IntegrityError:
         return None  # an artifact of another kind
 

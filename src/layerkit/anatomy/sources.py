@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, IntegrityError, LocalResourceError
-from ..oci import MEDIA, Config, Descriptor, Digest, Image, Index, Manifest, Platform, Reference, parse_manifest
+from ..oci import MEDIA, Descriptor, Digest, Image, Index, Manifest, Platform, Reference, parse_manifest
 from .found import Found, LocalImage, Stream
 from .roles import Step
 
@@ -47,9 +47,9 @@ def _choose(
     index; all platforms."""
     if isinstance(top, Manifest):
         return top, None, ()
-    images = [m for m in top.manifests if m.platform and m.platform.os != "unknown"] or [
+    images = top.images or tuple(
         m for m in top.manifests if m.platform is None and m.media_type in (*MEDIA.MANIFESTS, *MEDIA.INDEXES)
-    ]
+    )
     platforms = tuple(str(m.platform) for m in images if m.platform)
     offered = f"it has {', '.join(platforms) or 'no images'}"
     descriptor = None
@@ -86,7 +86,7 @@ def _image(name: str, manifest: Manifest, blob: Callable[[Descriptor], bytes], w
             f"{name}: is no image but an artifact of type {kind[:200]}", hint="name an image that can be run"
         )
     try:
-        image = Image(manifest, Config.parse(blob(manifest.config), manifest.config.media_type))
+        image = Image.of(manifest, blob(manifest.config))
     except IntegrityError as error:
         raise IntegrityError(f"{name}: {error.message}", hint="the image was not pushed whole, or is damaged") from None
     if wanted and (asked := _platform(wanted)) != image.platform:
@@ -296,14 +296,9 @@ def _saved(engine: Engine, name: str, reference: str) -> Stream:
 
 def _remembered(state: State, identity: str) -> Image | None:
     for kind in ("docker-image", "docker-runtime"):
-        if (image := state.get(kind, identity, _recorded)) is not None:
+        if (image := state.get(kind, identity, Image.from_json)) is not None:
             return image
     return None
-
-
-def _recorded(record: Any) -> Image:
-    config = Config.parse(record["config"].encode(), record["config_type"])
-    return Image(Manifest.parse(record["manifest"].encode()), config)
 
 
 def _from_store(engine: Engine, identity: str, platform: str, default: str) -> Image | None:

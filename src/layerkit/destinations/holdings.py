@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from ..engine import Engine
-from ..oci import Config, Digest, Image, Layer, Manifest
+from ..oci import Digest, Image, Layer
 from ..state import State, as_text
 
 __all__ = ["Holdings", "Name", "is_whole"]
@@ -42,11 +42,6 @@ def _held(record: Any) -> _Held:
     return _Held(tuple(map(as_text, record["holders"])), layers)
 
 
-def _recorded(record: Any) -> Image:
-    config = Config.parse(record["config"].encode(), record["config_type"])
-    return Image(Manifest.parse(record["manifest"].encode()), config)
-
-
 class Holdings:
     """Of the Docker behind *engine*, by what *state* remembers. ``classic``: by which image store."""
 
@@ -66,16 +61,11 @@ class Holdings:
         return self._remembered(_RUNTIME, identity)
 
     def _remembered(self, kind: str, identity: str) -> Image | None:
-        return self._state.get(kind, identity, _recorded)
+        return self._state.get(kind, identity, Image.from_json)
 
     def remember(self, identity: str, image: Image, *, runtime: bool = False) -> None:
         """*image* is in Docker under the ID *identity*."""
-        record = {
-            "manifest": image.manifest.raw.decode(),
-            "config": image.config.raw.decode(),
-            "config_type": image.config.media_type,
-        }
-        self._state.put(_RUNTIME if runtime else _IMAGE, identity, record)
+        self._state.put(_RUNTIME if runtime else _IMAGE, identity, image.to_json())
 
     def whole(self, reference: str) -> dict[str, Any] | None:
         """The local image as Docker tells it, if all of it is here."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..assemble import Runtime
 from ..errors import IntegrityError, RefusedError
-from ..oci import Config, Descriptor, Digest, Image, Index, Layer, Manifest, Platform
+from ..oci import Descriptor, Digest, Image, Index, Layer, Manifest, Platform
 from ..planner import Present
 from ..registry import MissingBlobsError, Repository
 from ..runtime.placeholder import may_be_placeholder, placeholder_place
@@ -102,16 +102,10 @@ class Registered:
             found = self._repository.manifest(digest)
             manifests: Sequence[Manifest | Index | None] = (found,)
             if isinstance(found, Index):
-                manifests = [
-                    self._repository.manifest(d.digest)
-                    for d in found.manifests
-                    if d.platform and d.platform.os != "unknown"
-                ]
+                manifests = [self._repository.manifest(d.digest) for d in found.images]
             for manifest in manifests:
                 if isinstance(manifest, Manifest):
-                    image = Image(
-                        manifest, Config.parse(self._repository.blob(manifest.config), manifest.config.media_type)
-                    )
+                    image = Image.of(manifest, self._repository.blob(manifest.config))
                     images[str(image.platform)] = image
             whole = None not in manifests and (
                 self._repository.name == self._cache.name
@@ -151,7 +145,7 @@ class Registered:
                         attestations.append((attestation, {d.digest: self._cache.blob(d, _MOST_STATED) for d in parts}))
         if not isinstance(manifest, Manifest):
             return None
-        image = Image(manifest, Config.parse(self._cache.blob(manifest.config), manifest.config.media_type))
+        image = Image.of(manifest, self._cache.blob(manifest.config))
         for index, descriptor in enumerate(manifest.layers):
             if may_be_placeholder(descriptor) and (place := self._place(descriptor)):
                 disturbed = disturbance(image, index, place[0], self._near, self._state)
@@ -174,7 +168,7 @@ class Registered:
             manifest = self._cache.manifest(checkpoint_tag(key))
             if not isinstance(manifest, Manifest) or lost(self._cache, manifest.layers):
                 return None
-            image = Image(manifest, Config.parse(self._cache.blob(manifest.config)))
+            image = Image.of(manifest, self._cache.blob(manifest.config))
             self.checkpoints[key] = manifest
             rows = zip(manifest.layers, image.config.diff_ids, image.created_by, strict=True)
             return tuple(Layer(descriptor, diff_id, made) for descriptor, diff_id, made in rows)

@@ -80,11 +80,10 @@ def from_record(engine: Engine, name: str, identity: Digest, build: str) -> Imag
 def _image(name: str, identity: Digest, blob: Callable[[Digest], bytes]) -> Image:
     manifest = parse_manifest(blob(identity))
     if not isinstance(manifest, Manifest):
-        child = next((m for m in manifest.manifests if m.platform and m.platform.os != "unknown"), None)
-        if child is None:
+        if not manifest.images:
             raise IntegrityError(f"docker: {name} is an index of nothing")
-        manifest = Manifest.parse(blob(child.digest))
-    return Image(manifest, Config.parse(blob(manifest.config.digest), manifest.config.media_type))
+        manifest = Manifest.parse(blob(manifest.images[0].digest))
+    return Image.of(manifest, blob(manifest.config.digest))
 
 
 def from_classic(engine: Engine, state: State, name: str, keep: Callable[[Digest, bytes], None]) -> Runtime:

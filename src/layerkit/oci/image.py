@@ -99,6 +99,28 @@ class Image:
     manifest: Manifest
     config: Config
 
+    @classmethod
+    def of(cls, manifest: Manifest, config: bytes) -> Image:
+        """The image of *manifest*, with the configuration that was read for it."""
+        return cls(manifest, Config.parse(config, manifest.config.media_type))
+
+    @classmethod
+    def from_json(cls, document: Any) -> Image:
+        """What ``to_json`` made; raises IntegrityError for anything else."""
+        try:
+            manifest = Manifest.parse(document["manifest"].encode())
+            return cls(manifest, Config.parse(document["config"].encode(), document["config_type"]))
+        except (KeyError, TypeError, AttributeError):
+            raise IntegrityError("not an image: no manifest and configuration") from None
+
+    def to_json(self) -> dict[str, str]:
+        """Both documents as they are, to be kept."""
+        return {
+            "manifest": self.manifest.raw.decode(),
+            "config": self.config.raw.decode(),
+            "config_type": self.config.media_type,
+        }
+
     def __post_init__(self) -> None:
         named = self.manifest.config
         if named.digest != self.config.digest or named.size != len(self.config.raw):

@@ -155,6 +155,11 @@ class Index:
     def descriptor(self) -> Descriptor:
         return Descriptor(self.media_type, self.digest, len(self.raw))
 
+    @property
+    def images(self) -> tuple[Descriptor, ...]:
+        """Those for a platform. Attestations are of ``unknown/unknown`` (moby/buildkit, attestation-storage.md)."""
+        return tuple(m for m in self.manifests if m.platform and m.platform.os != "unknown")
+
     def find(self, platform: Platform) -> Descriptor | None:
         """The image manifest for *platform*; attestations have platform ``unknown/unknown`` and never match."""
         exact = [m for m in self.manifests if m.platform == platform]

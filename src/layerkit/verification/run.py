@@ -11,7 +11,7 @@ from ..anatomy.surroundings import Surroundings
 from ..checkpoint.blueprint import content_digest
 from ..errors import ConfigurationError, IntegrityError, LocalResourceError
 from ..events import Listener, silent
-from ..oci import Config, Digest, Image, Manifest, Reference
+from ..oci import Digest, Image, Manifest, Reference
 from ..settings import Settings
 from .compare import compare_files, compare_tensors, united
 from .local import Approved, LocalLayer, try_layers, weights_hash
@@ -295,7 +295,7 @@ class _Job:
         if not isinstance(manifest, Manifest) or found.stream is None or manifest.config.size > 8 * 1024 * 1024:
             return None
         with found.stream(manifest.config) as chunks:
-            return Image(manifest, Config.parse(b"".join(chunks), manifest.config.media_type))
+            return Image.of(manifest, b"".join(chunks))
 
     def _other_layers(self, other: Image) -> list[Mismatch]:
         theirs, mine = other.config.diff_ids, self.subject.diff_ids
