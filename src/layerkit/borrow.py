@@ -94,14 +94,11 @@ def _image(repository: Repository, digest: Digest) -> Image | None:
 
 def _layers_of(image: Image) -> tuple[Layer, ...]:
     """The checkpoint's among its layers: those with that role, or all where it is a checkpoint image."""
-    rows = list(zip(image.manifest.layers, image.config.diff_ids, image.created_by, strict=True))
     if PREFIX + "checkpoint" not in image.config.labels:
         return ()
-    roles = [stored.annotations.get(_ROLE) for stored, _, _ in rows]
+    roles = [layer.descriptor.annotations.get(_ROLE) for layer in image.layers]
     return tuple(
-        Layer(Descriptor(stored.media_type, stored.digest, stored.size), diff_id, made)
-        for (stored, diff_id, made), role in zip(rows, roles, strict=True)
-        if role == "checkpoint" or not any(roles)
+        layer.bare for layer, role in zip(image.layers, roles, strict=True) if role == "checkpoint" or not any(roles)
     )
 
 

@@ -76,7 +76,7 @@ def lock_of(
         repository,
         checkpoint.samples,
         tuple(sorted(files, key=lambda file: file.path)),
-        tuple(replace(layer, descriptor=replace(layer.descriptor, annotations={})) for layer in layers),
+        tuple(layer.bare for layer in layers),
     )
     last_one = before.checkpoint if before else None
     if last_one is not None and last_one.key == locked.key:

@@ -170,8 +170,7 @@ class Registered:
                 return None
             image = Image.of(manifest, self._cache.blob(manifest.config))
             self.checkpoints[key] = manifest
-            rows = zip(manifest.layers, image.config.diff_ids, image.created_by, strict=True)
-            return tuple(Layer(descriptor, diff_id, made) for descriptor, diff_id, made in rows)
+            return image.layers
         return None
 
 

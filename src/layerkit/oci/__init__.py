@@ -1,9 +1,9 @@
 """Images as immutable values, by the OCI image specification. Pure: nothing here reads, writes or connects."""
 
-from .compose import CREATED, Layer, compose, layers_image
+from .compose import CREATED, compose, layers_image
 from .descriptor import MEDIA, Descriptor, Platform, as_oci
 from .digest import Digest
-from .image import Config, Image
+from .image import Config, Image, Layer
 from .manifest import MAX_LAYERS, MAX_MANIFEST_SIZE, Index, Manifest, dump, parse_manifest
 from .reference import Reference
 

@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ..errors import IntegrityError
-from .descriptor import MEDIA, Descriptor, as_oci
-from .digest import Digest
-from .image import Config, Image
+from .descriptor import MEDIA, as_oci
+from .image import Config, Image, Layer
 from .manifest import Manifest, dump
 
-__all__ = ["CREATED", "Layer", "compose", "layers_image"]
+__all__ = ["CREATED", "compose", "layers_image"]
 
 CREATED = "org.opencontainers.image.created"  # image-spec, annotations.md
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """A layer that stands ready: the blob's descriptor, the digest of its uncompressed tar, and how it was made."""
-
-    descriptor: Descriptor
-    diff_id: Digest
-    created_by: str = ""
 
 
 def compose(

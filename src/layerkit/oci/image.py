@@ -12,7 +12,7 @@ from .descriptor import MEDIA, Descriptor, Platform
 from .digest import Digest
 from .manifest import Manifest
 
-__all__ = ["Config", "Image"]
+__all__ = ["Config", "Image", "Layer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,21 @@ class Config:
 
 
 @dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer that stands ready: the blob's descriptor, the digest of its uncompressed tar, and how it was made."""
+
+    descriptor: Descriptor
+    diff_id: Digest
+    created_by: str = ""
+
+    @property
+    def bare(self) -> Layer:
+        """The same without what an image says of it: annotations, and its role among them."""
+        stored = self.descriptor
+        return Layer(Descriptor(stored.media_type, stored.digest, stored.size), self.diff_id, self.created_by)
+
+
+@dataclass(frozen=True, slots=True)
 class Image:
     """A manifest and the configuration that it names, consistent with each other.
 
@@ -136,6 +151,11 @@ class Image:
     @property
     def platform(self) -> Platform:
         return self.config.platform
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Its layers, bottom first."""
+        return tuple(map(Layer, self.manifest.layers, self.config.diff_ids, self.created_by))
 
     @property
     def created_by(self) -> tuple[str, ...]:
