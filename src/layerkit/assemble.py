@@ -10,6 +10,21 @@ from pathlib import PurePosixPath
 from .checkpoint import Ownership
 from .errors import IntegrityError
 from .fingerprint import Inputs
+from .names import (
+    CHECKPOINT_DIGEST,
+    CHECKPOINT_KEY,
+    DIGEST_VARIABLE,
+    INPUTS,
+    LOCATION,
+    LOCATION_VARIABLE,
+    PLACEMENT,
+    PREFIX,
+    RECIPE,
+    RUNTIME_KEY,
+    SAMPLES,
+    TARGET,
+    WEIGHTS,
+)
 from .oci import (
     CREATED,
     MEDIA,
@@ -27,9 +42,6 @@ from .oci import (
 
 __all__ = [
     "PREFIX",
-    "RECIPE",
-    "SAMPLES",
-    "WEIGHTS",
     "Assembled",
     "PackedCheckpoint",
     "Runtime",
@@ -39,10 +51,6 @@ __all__ = [
     "roles_of_whole",
 ]
 
-PREFIX = "dev.layerkit."
-WEIGHTS = PREFIX + "checkpoint.weights"  # the weights hash of what is in the image
-RECIPE = PREFIX + "checkpoint.recipe"  # how its layers were made of its files, where not as they are
-SAMPLES = PREFIX + "checkpoint.samples"  # of its layers: checkpoint/sample.py
 # moby/buildkit, docs/attestations/attestation-storage.md
 _REFERENCE_TYPE = "vnd.docker.reference.type"
 _REFERENCE_DIGEST = "vnd.docker.reference.digest"
@@ -172,7 +180,7 @@ def assemble(
             environment=_environment(inputs, content),
             labels=_labels(inputs, platform, content, key),
             annotations={
-                PREFIX + "inputs": dump(inputs.summary).decode(),
+                INPUTS: dump(inputs.summary).decode(),
                 **_labels(inputs, platform, content, key),
                 **_samples(inputs, bool(layers)),
                 **_recipe(inputs, bool(layers)),
@@ -211,23 +219,23 @@ def _check_place(runtime: Runtime, ownership: Ownership) -> None:
 def _environment(inputs: Inputs, content: Digest | None) -> dict[str, str]:
     if inputs.checkpoint is None:
         return {}
-    found = {"LAYERKIT_CHECKPOINT": inputs.checkpoint.location}
+    found = {LOCATION_VARIABLE: inputs.checkpoint.location}
     # Of a mounted checkpoint the image cannot know which it will be.
     if content is not None and inputs.inside:
-        found["LAYERKIT_CHECKPOINT_DIGEST"] = str(content)
+        found[DIGEST_VARIABLE] = str(content)
     return found
 
 
 def _labels(inputs: Inputs, platform: str, content: Digest | None, key: str | None) -> dict[str, str]:
-    labels = {PREFIX + "runtime": inputs.runtime_key(platform)}
+    labels = {RUNTIME_KEY: inputs.runtime_key(platform)}
     if inputs.checkpoint is not None and inputs.project.checkpoint is not None:
-        labels[PREFIX + "placement"] = inputs.project.checkpoint.placement
+        labels[PLACEMENT] = inputs.project.checkpoint.placement
         if inputs.project.checkpoint.placement == "artifact" and key is not None:
             # Which image is to be mounted: who cleans the registry up has to know.
-            labels[PREFIX + "checkpoint"] = key
+            labels[CHECKPOINT_KEY] = key
         if inputs.inside and content is not None and key is not None:
-            labels[PREFIX + "checkpoint"] = key
-            labels[PREFIX + "checkpoint.digest"] = str(content)
+            labels[CHECKPOINT_KEY] = key
+            labels[CHECKPOINT_DIGEST] = str(content)
             if inputs.checkpoint.made is not None:
                 labels[WEIGHTS] = str(content)
             elif inputs.checkpoint.weights is not None:
@@ -309,10 +317,10 @@ def checkpoint_image(packed: PackedCheckpoint, created: str = "") -> Image:
             annotation of the manifest, so that all else is the same whenever it is made.
     """
     facts = {
-        PREFIX + "checkpoint": packed.key,
-        PREFIX + "checkpoint.digest": str(packed.content),
-        PREFIX + "checkpoint.target": packed.ownership.target,
-        **({PREFIX + "checkpoint.location": packed.location} if packed.location else {}),
+        CHECKPOINT_KEY: packed.key,
+        CHECKPOINT_DIGEST: str(packed.content),
+        TARGET: packed.ownership.target,
+        **({LOCATION: packed.location} if packed.location else {}),
         **({WEIGHTS: str(packed.weights)} if packed.weights is not None else {}),
     }
     return layers_image(packed.layers, labels=facts, annotations=facts | ({CREATED: created} if created else {}))

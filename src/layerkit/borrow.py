@@ -7,14 +7,22 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from .assemble import PREFIX, SAMPLES, WEIGHTS
 from .checkpoint import Ownership, checkpoint_key
 from .checkpoint.elsewhere import OCI, Elsewhere, RemoteBlueprint, remote
 from .connections import Connections
-from .destinations import checkpoint_tag
 from .errors import CheckpointError, IntegrityError, LayerkitError, printable
 from .events import Listener, Note
 from .fingerprint import Inputs
+from .names import (
+    CHECKPOINT_DIGEST,
+    CHECKPOINT_KEY,
+    LOCATION,
+    LOCATION_VARIABLE,
+    ROLE,
+    SAMPLES,
+    WEIGHTS,
+    checkpoint_tag,
+)
 from .oci import Descriptor, Digest, Image, Index, Layer, Manifest, Reference
 from .planner import Present
 
@@ -23,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["find_layers", "image_at", "locate"]
 
-_ROLE = PREFIX + "role"
 Count = Callable[[int], None]
 
 
@@ -52,7 +59,7 @@ def image_at(client: Client, path: str, ownership: Ownership, locked: str = "") 
         )
     image = _image(repository, descriptor.digest)
     layers = _layers_of(image) if image is not None else ()
-    content = image.config.labels.get(PREFIX + "checkpoint.digest", "") if image is not None else ""
+    content = image.config.labels.get(CHECKPOINT_DIGEST, "") if image is not None else ""
     if image is None or not layers or not content:
         raise CheckpointError(
             f"checkpoint: {printable(path)}: is no image with a checkpoint of layerkit's",
@@ -61,9 +68,7 @@ def image_at(client: Client, path: str, ownership: Ownership, locked: str = "") 
     _same_place(path, layers, ownership)
     weights = image.config.labels.get(WEIGHTS, "")
     digests = [str(layer.descriptor.digest) for layer in layers]
-    location = image.config.labels.get(PREFIX + "checkpoint.location") or image.config.environment.get(
-        "LAYERKIT_CHECKPOINT"
-    )
+    location = image.config.labels.get(LOCATION) or image.config.environment.get(LOCATION_VARIABLE)
     source = str(reference.with_digest(descriptor.digest))
     return Elsewhere(
         checkpoint_key({}, ownership, ("layers", *digests)),
@@ -94,9 +99,9 @@ def _image(repository: Repository, digest: Digest) -> Image | None:
 
 def _layers_of(image: Image) -> tuple[Layer, ...]:
     """The checkpoint's among its layers: those with that role, or all where it is a checkpoint image."""
-    if PREFIX + "checkpoint" not in image.config.labels:
+    if CHECKPOINT_KEY not in image.config.labels:
         return ()
-    roles = [layer.descriptor.annotations.get(_ROLE) for layer in image.layers]
+    roles = [layer.descriptor.annotations.get(ROLE) for layer in image.layers]
     return tuple(
         layer.bare for layer, role in zip(image.layers, roles, strict=True) if role == "checkpoint" or not any(roles)
     )

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from .checkpoint_inputs import CheckpointInputs, Sources, checkpoint_inputs
-from .destinations.base import checkpoint_tag
 from .errors import ConfigurationError
+from .names import DIGEST_VARIABLE, checkpoint_tag
 from .oci import Reference
 from .project import Project
 from .request import named
@@ -93,7 +93,7 @@ def launch(
     return replace(
         service,
         mounts=(ImageMount(_checkpoint_image(project, found), folder),),
-        environment={"LAYERKIT_CHECKPOINT_DIGEST": str(found.digest), **service.environment},
+        environment={DIGEST_VARIABLE: str(found.digest), **service.environment},
     )
 
 

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .assemble import PREFIX, SAMPLES, Assembled, Runtime, assemble
+from .assemble import Assembled, Runtime, assemble
 from .checkpoint.parts import Part
 from .checkpoint_inputs import CheckpointInputs
 from .fingerprint import REQUIREMENT, Inputs
 from .limits import check_image, check_layers
+from .names import CHECKPOINT_DIGEST, INPUTS, SAMPLES
 from .oci import Digest, Image, Layer
 from .units import size as size_text
 
@@ -379,7 +380,7 @@ def _changed(part: Part, present: Present) -> bool | None:
 
 
 def _reason(checkpoint: CheckpointInputs, parts: Sequence[PartPlan], present: Present) -> str:
-    before = _labels(present.previous).get(PREFIX + "checkpoint.digest", "")
+    before = _labels(present.previous).get(CHECKPOINT_DIGEST, "")
     there = sum(part.changed is False for part in parts)
     if there and there < len(parts):
         return f"{len(parts) - there} of {len(parts)} layers changed; the others are there"
@@ -401,7 +402,7 @@ def _labels(previous: Mapping[str, Image]) -> Mapping[str, str]:
 
 def _summary(previous: Mapping[str, Image]) -> dict[str, dict[str, str]]:
     image = next(iter(previous.values()), None)
-    text = image.manifest.annotations.get(PREFIX + "inputs", "") if image else ""
+    text = image.manifest.annotations.get(INPUTS, "") if image else ""
     try:
         found = json.loads(text) if text else {}
     except (ValueError, RecursionError):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from .errors import ConfigurationError
+from .names import CACHE_TAG, is_own_tag
 from .oci import Reference
 from .project import Project
 
@@ -85,7 +86,7 @@ def named(project: Project, tags: Sequence[str]) -> tuple[Project, tuple[str, ..
             f"the tags name {len(names)} repositories: {', '.join(sorted(names.values()))}",
             hint=f"one build, one repository; a tag alone is of {project.image.name}",
         )
-    if any(tag.startswith(("runtime-", "checkpoint-")) or tag == "buildcache" for tag in short):
+    if any(is_own_tag(tag) or tag == CACHE_TAG for tag in short):
         raise ConfigurationError("tags runtime-*, checkpoint-* and buildcache are layerkit's own", hint="take another")
     (name,) = names.values()
     return replace(project, image=replace(project.image, name=name)), tuple(dict.fromkeys(short))

@@ -11,6 +11,7 @@ from .destinations import Output
 from .errors import ConfigurationError
 from .events import Listener, Note
 from .fingerprint import Inputs
+from .names import CACHE_TAG
 from .runtime import bake
 from .staging import pins
 
@@ -67,7 +68,7 @@ def target(
 def _caches(to: Connections, listener: Listener) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """buildx cache-to and cache-from entries. By default the cache lives beside the image, once it is pushed."""
     cache = to.project.cache
-    default = f"{cache.repository or to.destination.name}:buildcache"
+    default = f"{cache.repository or to.destination.name}:{CACHE_TAG}"
     pushed = to.destination.kind == "registry"
     export, import_ = cache.to, cache.from_
     if export is None:

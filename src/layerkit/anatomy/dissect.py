@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ..names import CHECKPOINT_DIGEST, LOCATION_VARIABLE, PLACEMENT, PREFIX, ROLE
 from ..oci import MEDIA, Digest, Image, as_oci
 from .difference import settings_of
 from .found import Found, LocalImage
@@ -15,8 +16,6 @@ from .peek import Peek
 from .roles import Role, Row, Step, guess_roles
 
 __all__ = ["dissect"]
-
-_PREFIX = "dev.layerkit."
 
 
 def dissect(
@@ -46,7 +45,7 @@ def dissect(
         bare = _stored(image, sizes, found.counted)
         steps, made_by = _history(image)
         settings, annotations, digest = image.config.settings, image.manifest.annotations, image.manifest.digest
-        marks = tuple(layer.annotations.get(_PREFIX + "role", "") for layer in image.manifest.layers)
+        marks = tuple(layer.annotations.get(ROLE, "") for layer in image.manifest.layers)
         documents = len(image.manifest.raw) + len(image.config.raw)
         platform, created = image.platform, str(image.config.document.get("created") or "")
     rows = [
@@ -57,7 +56,7 @@ def dissect(
     layers = _with_roles(bare, roles)
     labels = settings.get("Labels")
     facts = {**annotations, **(labels if isinstance(labels, Mapping) else {})}
-    ours = any(name.startswith(_PREFIX) for name in facts)
+    ours = any(name.startswith(PREFIX) for name in facts)
     return Inspection(
         found.name,
         found.source,
@@ -141,13 +140,13 @@ def _checkpoint(
     looked: bool,
 ) -> CheckpointFacts | None:
     own = [layer for layer in layers if layer.role == "checkpoint"]
-    digest = str(facts.get(_PREFIX + "checkpoint.digest", ""))
-    placement = str(facts.get(_PREFIX + "placement", ""))
+    digest = str(facts.get(CHECKPOINT_DIGEST, ""))
+    placement = str(facts.get(PLACEMENT, ""))
     if not own and not digest and not placement:
         return None
     variables = settings.get("Env")
     location = next(
-        (str(v).partition("=")[2] for v in variables or () if str(v).startswith("LAYERKIT_CHECKPOINT=")), ""
+        (str(v).partition("=")[2] for v in variables or () if str(v).startswith(f"{LOCATION_VARIABLE}=")), ""
     ) if isinstance(variables, list) else ""  # fmt: skip
     seen = [peeks[layer.index] for layer in own if layer.index in peeks]
     files = tuple(file for found in seen for file in found.files)

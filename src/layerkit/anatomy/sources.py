@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, IntegrityError, LocalResourceError
+from ..names import is_own_tag
 from ..oci import MEDIA, Descriptor, Digest, Image, Index, Manifest, Platform, Reference, parse_manifest
 from .found import Found, LocalImage, Stream
 from .roles import Step
@@ -216,14 +217,12 @@ def _verified(what: str, descriptor: Descriptor, stream: IO[bytes]) -> Iterator[
 
 def _entry(name: str, index: Index, tag: str) -> Descriptor:
     tags = {entry.annotations.get(_REF_NAME, ""): entry for entry in index.manifests}
-    listed = ", ".join(sorted(t for t in tags if t and not t.startswith(("runtime-", "checkpoint-")))) or "no tags"
+    listed = ", ".join(sorted(t for t in tags if t and not is_own_tag(t))) or "no tags"
     if tag:
         if tag not in tags:
             raise ConfigurationError(f"{name}: not in the layout, which has {listed[:500]}")
         return tags[tag]
-    images = [
-        e for e in index.manifests if not e.annotations.get(_REF_NAME, "").startswith(("runtime-", "checkpoint-"))
-    ]
+    images = [entry for entry in index.manifests if not is_own_tag(entry.annotations.get(_REF_NAME, ""))]
     different = {entry.digest: entry for entry in images}
     if len(different) != 1:
         raise ConfigurationError(f"{name}: the layout has {listed[:500]}", hint="choose one: oci:DIR:TAG")

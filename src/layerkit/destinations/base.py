@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 from ..assemble import Assembled, PackedCheckpoint, Runtime
 from ..checkpoint import Packer
 from ..events import Listener
+from ..names import checkpoint_tag, runtime_tag
 from ..oci import Descriptor, Digest, Image, Layer
 from ..planner import Present
 from ..runtime.placeholder import disturbs
@@ -20,14 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["NEAR", "Destination", "Output", "Published", "Sent", "checkpoint_tag", "disturbance", "runtime_tag"]
 
 NEAR = 8 * 1024 * 1024  # bytes of a layer that is fetched only to look into it
-
-
-def runtime_tag(key: str) -> str:
-    return f"runtime-{key}"
-
-
-def checkpoint_tag(key: str) -> str:
-    return f"checkpoint-{key}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,17 +11,17 @@ from typing import Any
 
 from ..assemble import Runtime
 from ..errors import IntegrityError, RefusedError
+from ..names import CACHE_TAG, checkpoint_tag, runtime_tag
 from ..oci import Descriptor, Digest, Image, Index, Layer, Manifest, Platform
 from ..planner import Present
 from ..registry import MissingBlobsError, Repository
 from ..runtime.placeholder import may_be_placeholder, placeholder_place
 from ..state import State, as_text
-from .base import NEAR, checkpoint_tag, disturbance, runtime_tag
+from .base import NEAR, disturbance
 from .sending import Beside
 
-__all__ = ["CACHE_TAG", "HURT", "LAST", "Registered", "lost"]
+__all__ = ["HURT", "LAST", "Registered", "lost"]
 
-CACHE_TAG = "buildcache"
 LAST = "registry-last"  # kind of record: what was pushed last to a repository
 # What garbage collection leaves behind: a manifest whose configuration is not there any more, or has no bytes.
 HURT = (IntegrityError, MissingBlobsError)

@@ -7,16 +7,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from ..assemble import PREFIX, Assembled, PackedCheckpoint, Runtime, checkpoint_image
+from ..assemble import Assembled, PackedCheckpoint, Runtime, checkpoint_image
 from ..checkpoint import Blueprint, Packer
 from ..checkpoint.elsewhere import RemoteBlueprint
 from ..errors import ConflictError, IntegrityError, LayerkitError, RefusedError
 from ..events import Listener
+from ..names import CHECKPOINT_KEY, PLACEMENT, checkpoint_tag, runtime_tag
 from ..oci import CREATED, MEDIA, Descriptor, Digest, Image, Index, Layer, Manifest
 from ..planner import Present
 from ..registry import Content, MissingBlobsError, Repository
 from ..state import State
-from .base import Output, Published, Sent, checkpoint_tag, runtime_tag
+from .base import Output, Published, Sent
 from .registered import HURT, LAST, Registered, lost
 from .sending import LAYER_JOBS, Again, Sending
 
@@ -239,8 +240,8 @@ class RegistryDestination:
         Before our tag was there it looked unused; a later one sees the tag (pruning/sweep.py looks again in the end).
         """
         for image in assembled.images.values():
-            manifest = self._registered.checkpoints.get(key := image.config.labels.get(PREFIX + "checkpoint", ""))
-            mounted = image.config.labels.get(PREFIX + "placement") == "artifact"
+            manifest = self._registered.checkpoints.get(key := image.config.labels.get(CHECKPOINT_KEY, ""))
+            mounted = image.config.labels.get(PLACEMENT) == "artifact"
             if mounted and manifest is not None and not self._kept(key):
                 self._put_manifest(self.cache, manifest, checkpoint_tag(key), contents)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ..errors import IntegrityError
+from ..names import ROLE
 from .descriptor import MEDIA, as_oci
 from .image import Config, Image, Layer
 from .manifest import Manifest, dump
@@ -57,8 +58,7 @@ def compose(
         if len(roles) != len(descriptors):
             raise IntegrityError(f"{len(roles)} roles for {len(descriptors)} layers")
         descriptors = [
-            replace(d, annotations={**d.annotations, "dev.layerkit.role": role})
-            for d, role in zip(descriptors, roles, strict=True)
+            replace(d, annotations={**d.annotations, ROLE: role}) for d, role in zip(descriptors, roles, strict=True)
         ]
     kept = {name: value for name, value in runtime.manifest.annotations.items() if name != CREATED}
     manifest = Manifest.create(config.descriptor, descriptors, {**kept, **(annotations or {})})

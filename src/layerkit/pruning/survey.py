@@ -10,11 +10,9 @@ from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
-from ..assemble import PREFIX
-from ..destinations.base import checkpoint_tag, runtime_tag
-from ..destinations.registered import CACHE_TAG
 from ..errors import ConfigurationError, IntegrityError, LayerkitError
 from ..events import Listener, Note, silent
+from ..names import CACHE_TAG, CHECKPOINT_KEY, PLACEMENT, PREFIX, RUNTIME_KEY, checkpoint_tag, runtime_tag
 from ..oci import CREATED, MEDIA, Config, Digest, Index, Manifest
 from ..registry import Repository
 from .judge import KINDS, Live, Stored, kind_of
@@ -184,9 +182,9 @@ class Survey:
         if created is not None and (content.created is None or created > content.created):
             content.created = created
         _note_uses(facts, content)
-        if facts.get(PREFIX + "checkpoint"):
+        if facts.get(CHECKPOINT_KEY):
             return
-        if facts.get(PREFIX + "placement") == "artifact":
+        if facts.get(PLACEMENT) == "artifact":
             content.may_use.add("checkpoint")
             content.why = "mounts a checkpoint image, and does not say which"
         elif runs and not any(name.startswith(PREFIX) for name in facts):
@@ -196,9 +194,9 @@ class Survey:
 
 def _note_uses(facts: Mapping[str, str], content: _Content) -> None:
     """Tags of runtime and checkpoint images that labels or annotations speak of."""
-    if key := facts.get(PREFIX + "runtime"):
+    if key := facts.get(RUNTIME_KEY):
         content.uses.add(runtime_tag(key))
-    if key := facts.get(PREFIX + "checkpoint"):
+    if key := facts.get(CHECKPOINT_KEY):
         content.uses.add(checkpoint_tag(key))
 
 

@@ -11,6 +11,7 @@ from ..anatomy.surroundings import Surroundings
 from ..checkpoint.blueprint import content_digest
 from ..errors import ConfigurationError, IntegrityError, LocalResourceError
 from ..events import Listener, silent
+from ..names import CHECKPOINT_DIGEST, CHECKPOINT_KEY, WEIGHTS, checkpoint_tag
 from ..oci import Digest, Image, Manifest, Reference
 from ..settings import Settings
 from .compare import compare_files, compare_tensors, united
@@ -18,13 +19,10 @@ from .local import Approved, LocalLayer, try_layers, weights_hash
 from .reading import Layers, Progress, Scans
 from .result import Mismatch, Verification, VerifiedImage, Way
 from .scan import Known, Node, Tensors
-from .subject import PREFIX, Subject
+from .subject import Subject
 from .view import View
 
 __all__ = ["verify"]
-
-_WEIGHTS = PREFIX + "checkpoint.weights"
-_DIGEST = PREFIX + "checkpoint.digest"
 
 
 def verify(
@@ -131,7 +129,7 @@ class _Job:
 
     def against_labels(self) -> VerifiedImage:
         facts = self.subject.facts
-        label = facts.get(_WEIGHTS, "")
+        label = facts.get(WEIGHTS, "")
         by_tensors = bool(label) or not self.subject.ours
         seen = self._seen(self._nodes(tensors=by_tensors, digests=not label))
         mismatches = self.subject.contradictions() + self._kept()
@@ -140,20 +138,20 @@ class _Job:
         if label:
             found = str(weights_hash(tensors)) if tensors else self._unread(seen, why)
             if found != label:
-                mismatches.append(Mismatch("label", _WEIGHTS, label, found))
-        elif said := facts.get(_DIGEST, ""):
+                mismatches.append(Mismatch("label", WEIGHTS, label, found))
+        elif said := facts.get(CHECKPOINT_DIGEST, ""):
             if content is None:
                 self.notes.append("where its files begin is not known: their digest was not held against the label")
             elif str(content) != said:
-                mismatches.append(Mismatch("label", _DIGEST, said, str(content)))
+                mismatches.append(Mismatch("label", CHECKPOINT_DIGEST, said, str(content)))
         elif not self.subject.ours:
             self.notes.append("the image says nothing of its weights: only its layers were held against their digests")
         return self._result("labels", seen, mismatches, tensors, content)
 
     def against_weights(self, approved: Digest) -> VerifiedImage:
-        label = self.subject.facts.get(_WEIGHTS, "")
+        label = self.subject.facts.get(WEIGHTS, "")
         if label and label != str(approved):
-            return self._result("labels", None, [Mismatch("label", _WEIGHTS, str(approved), label)])
+            return self._result("labels", None, [Mismatch("label", WEIGHTS, str(approved), label)])
         seen = self._seen(self._nodes(tensors=True, digests=False))
         tensors, why = united(seen.files.items())
         found = str(weights_hash(tensors)) if tensors else self._unread(seen, why)
@@ -172,7 +170,7 @@ class _Job:
             mismatches = self._other_layers(other)
             seen = None if mismatches else self._seen(self.layers.names(subject.own))
             return self._result("layers", seen, mismatches)
-        by_weights = _WEIGHTS in subject.facts
+        by_weights = WEIGHTS in subject.facts
         seen = self._seen(self._nodes(tensors=by_weights))
         tensors, _ = united(seen.files.items())
         content = self._content(seen)
@@ -285,8 +283,8 @@ class _Job:
 
     def _kept(self) -> list[Mismatch]:
         """Where the image's key names a ``checkpoint-<key>``, that one must have the same layers."""
-        key = self.subject.facts.get(PREFIX + "checkpoint", "")
-        other = self._image(f"checkpoint-{key}") if key else None
+        key = self.subject.facts.get(CHECKPOINT_KEY, "")
+        other = self._image(checkpoint_tag(key)) if key else None
         return self._other_layers(other) if other is not None else []
 
     def _image(self, which: str | Digest) -> Image | None:

@@ -14,13 +14,21 @@ from ..anatomy.look import taken_apart
 from ..checkpoint import Ownership
 from ..checkpoint.recipe import Recipe
 from ..errors import ConfigurationError
+from ..names import (
+    CHECKPOINT_DIGEST,
+    CHECKPOINT_KEY,
+    DIGEST_VARIABLE,
+    LOCATION_VARIABLE,
+    PLACEMENT,
+    RECIPE,
+    WEIGHTS,
+)
 from ..oci import Descriptor, Digest, Image
 from .result import Mismatch
 
-__all__ = ["PREFIX", "Subject"]
+__all__ = ["Subject"]
 
-PREFIX = "dev.layerkit."
-_LABELS = ("checkpoint", "checkpoint.digest", "checkpoint.weights")
+_LABELS = (CHECKPOINT_KEY, CHECKPOINT_DIGEST, WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,7 @@ class Subject:
         marked = tuple(x.index for x in layers if x.role == "checkpoint" and not x.guessed)
         if marked:
             return cls(found, image, marked, True)
-        placement = _facts(image).get(PREFIX + "placement", "")
+        placement = _facts(image).get(PLACEMENT, "")
         if placement in ("volume", "artifact"):
             raise ConfigurationError(
                 f"{found.name}: holds no weights: they are mounted when it runs (placement {placement})",
@@ -109,17 +117,17 @@ class Subject:
     @property
     def recipe(self) -> Recipe | None:
         """How its layers were made; None where layerkit did not make them, or by a recipe of another version."""
-        if not self.ours or PREFIX + "checkpoint" not in self.facts:
+        if not self.ours or CHECKPOINT_KEY not in self.facts:
             return None
         try:
-            return Recipe.of_record(json.loads(self.facts.get(PREFIX + "checkpoint.recipe", "{}")))
+            return Recipe.of_record(json.loads(self.facts.get(RECIPE, "{}")))
         except (ValueError, TypeError, ConfigurationError):
             return None
 
     @property
     def name(self) -> str:
         """Of the checkpoint's one file; "" where it is a folder."""
-        location = PurePosixPath(self.image.config.environment.get("LAYERKIT_CHECKPOINT", ""))
+        location = PurePosixPath(self.image.config.environment.get(LOCATION_VARIABLE, ""))
         target = PurePosixPath(self.ownership.target) if self.ownership is not None else None
         return location.name if location.parent == target and location.is_absolute() else ""
 
@@ -128,13 +136,13 @@ class Subject:
         labels, annotations = self.image.config.labels, self.image.manifest.annotations
         found = [
             Mismatch("label", name, annotations[name], labels[name])
-            for name in (PREFIX + short for short in _LABELS)
+            for name in _LABELS
             if name in labels and name in annotations and labels[name] != annotations[name]
         ]
-        said = self.image.config.environment.get("LAYERKIT_CHECKPOINT_DIGEST")
-        label = labels.get(PREFIX + "checkpoint.digest")
+        said = self.image.config.environment.get(DIGEST_VARIABLE)
+        label = labels.get(CHECKPOINT_DIGEST)
         if said is not None and label is not None and said != label:
-            found.append(Mismatch("label", "LAYERKIT_CHECKPOINT_DIGEST", label, said))
+            found.append(Mismatch("label", DIGEST_VARIABLE, label, said))
         return found
 
 
