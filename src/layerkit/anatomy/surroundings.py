@@ -14,7 +14,9 @@ from ..oci import Reference
 from ..registries import connect
 from ..settings import Settings
 from .found import Found
-from .sources import from_docker, from_layout, from_registry
+from .in_docker import from_docker
+from .in_layout import from_layout
+from .in_registry import from_registry
 
 if TYPE_CHECKING:
     from ..registry import Client

@@ -7,7 +7,7 @@ import pytest
 
 import layerkit
 from layerkit.anatomy.difference import settings_of
-from layerkit.anatomy.sources import local_layers
+from layerkit.anatomy.in_docker import local_layers
 from layerkit.errors import ConfigurationError, IntegrityError
 from layerkit.oci import MEDIA, Digest, Index
 from layerkit.settings import Settings
