@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +14,9 @@ from .._version import __version__
 from ..errors import ConfigurationError, printable
 from .app import json_errors
 from .completion import rules
+
+if TYPE_CHECKING:
+    from ..lint import Finding, Fixed
 
 __all__ = ["lint"]
 
@@ -64,7 +68,8 @@ def lint(
     --fix rewrites only what provably builds the same files (caches of package managers apart), and says what it
     leaves and why. The file is replaced as a whole; look at --diff first.
     """
-    from ..lint import RULES
+    from ..lint import RULES, Severity, fix, gather, worst
+    from ..lint import lint as examine
 
     if list_rules:
         for rule in RULES:
@@ -80,92 +85,71 @@ def lint(
         raise click.UsageError("--fix and --diff exclude each other")
     if show and (as_json or form != "text"):
         raise click.UsageError("--diff prints a diff, and no other format")
-
     form = "json" if as_json else form
+    findings: list[Finding] = []
+    diffs = []
     with json_errors(form == "json"):
-        _run(dockerfiles or (".",), context, image, target, names, rewrite, show, form)
+        for given in dockerfiles or (".",):
+            if given == "-" and rewrite:
+                raise click.UsageError("--fix writes a file: with - use --diff")
+            path, name, text = _read(given)
+            folder = Path(context) if context is not None else path.parent if path is not None else Path()
+            facts = gather(path, folder, image=image)
+            if rewrite or show:
+                fixed = fix(text, facts, file=name, target=target, ignore=names)
+                findings += fixed.left
+                diffs.append(_rewritten(path, name, text, fixed, write=rewrite))
+            else:
+                findings += examine(text, facts, file=name, target=target, ignore=names)
+        if show:
+            _write("".join(diffs))
+        else:
+            _report(findings, form)
+        if worst(tuple(findings)) in (Severity.ERROR, Severity.WARNING):
+            raise click.exceptions.Exit(1)
 
 
-def _run(
-    dockerfiles: Iterable[str],
-    context: str | None,
-    image: str,
-    target: str,
-    ignored: set[str],
-    rewrite: bool,
-    show: bool,
-    form: str,
-) -> None:
-    from ..lint import (
-        Finding,
-        Severity,
-        as_github,
-        as_json,
-        as_sarif,
-        as_text,
-        diff,
-        find,
-        fix,
-        gather,
-        lint,
-        read_text,
-        summary,
-        worst,
-        write_text,
-    )
+def _read(given: str) -> tuple[Path | None, str, str]:
+    """The Dockerfile that is meant (None: standard input), what it is called, its text."""
+    from ..lint import find, read_text
+
+    if given == "-":
+        return None, "-", sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
+    path = find(Path(given))
+    return path, os.path.normpath(path).replace(os.sep, "/"), read_text(path)
+
+
+def _rewritten(path: Path | None, name: str, text: str, fixed: Fixed, *, write: bool) -> str:
+    """What was, or would be, rewritten is said, and what is left and why; the diff."""
+    from ..lint import diff, read_text, write_text
+
+    if write and path is not None and fixed.text != text:
+        if read_text(path) != text:
+            raise ConfigurationError(f"{name}: changed while it was read; nothing was written")
+        write_text(path, fixed.text)
+    verb = "rewrote" if write else "would rewrite"
+    said = [f"{verb} {item.file}: {item.rule}: {item.message}" for item in fixed.done]
+    said += [f"left {item.file}:{item.line}: {item.rule}: {item.unsafe}" for item in fixed.left if item.unsafe]
+    for line in said:
+        print(printable(line), file=sys.stderr)
+    if any(done.rule == "checkpoint-in-copy" for done in fixed.done):
+        print("note: COPY --exclude needs Dockerfile syntax 1.19 (Docker 28.5, BuildKit 0.25)", file=sys.stderr)
+    return "" if write else diff(text, fixed.text, name)
+
+
+def _report(findings: Sequence[Finding], form: str) -> None:
+    from ..lint import as_github, as_json, as_sarif, as_text, summary
     from ..settings import Actions
 
-    findings: list[Finding] = []
-    out = []
-    for given in dockerfiles:
-        if given == "-":
-            if rewrite:
-                raise click.UsageError("--fix writes a file: with - use --diff")
-            path, name = None, "-"
-            text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
-        else:
-            path = find(Path(given))
-            name = os.path.normpath(path).replace(os.sep, "/")
-            text = read_text(path)
-        folder = Path(context) if context is not None else path.parent if path is not None else Path()
-        facts = gather(path, folder, image=image)
-        if not (rewrite or show):
-            findings += lint(text, facts, file=name, target=target, ignore=ignored)
-            continue
-        fixed = fix(text, facts, file=name, target=target, ignore=ignored)
-        findings += fixed.left
-        if show:
-            out.append(diff(text, fixed.text, name))
-        elif path is not None and fixed.text != text:
-            if read_text(path) != text:
-                raise ConfigurationError(f"{name}: changed while it was read; nothing was written")
-            write_text(path, fixed.text)
-        verb = "would rewrite" if show else "rewrote"
-        for finding in fixed.done:
-            print(printable(f"{verb} {finding.file}: {finding.rule}: {finding.message}"), file=sys.stderr)
-        for finding in fixed.left:
-            if finding.unsafe:
-                print(
-                    printable(f"left {finding.file}:{finding.line}: {finding.rule}: {finding.unsafe}"), file=sys.stderr
-                )
-        if any(done.rule == "checkpoint-in-copy" for done in fixed.done):
-            print("note: COPY --exclude needs Dockerfile syntax 1.19 (Docker 28.5, BuildKit 0.25)", file=sys.stderr)
-    if show:
-        _write("".join(out))
-    elif form == "json":
-        _write(as_json(findings))
-    elif form == "sarif":
-        _write(as_sarif(findings, __version__))
-    elif form == "github":
-        _write(as_github(findings))
-    else:
+    if form == "text":
         _write(as_text(findings))
         print(summary(findings), file=sys.stderr)
         if Actions.from_environment():
             print(as_github(findings), end="", file=sys.stderr)
-    level = worst(tuple(findings))
-    if level in (Severity.ERROR, Severity.WARNING):
-        raise click.exceptions.Exit(1)
+    elif form == "sarif":
+        _write(as_sarif(findings, __version__))
+    else:
+        _write(as_json(findings) if form == "json" else as_github(findings))
 
 
 def _write(text: str) -> None:
