@@ -151,7 +151,8 @@ def _on_term(number: int, frame: object) -> None:
 
 def _show(error: LayerkitError) -> None:
     from ..settings import Actions
-    from .github import annotate, harmless
+    from ..workflow import harmless
+    from .github import annotate
 
     actions = Actions.from_environment()
     lines = [f"error: {printable(error.message)}"]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 from ..errors import printable
 from ..events import Event, Note, Phase, Step, StepLog, Transfer
 from ..runtime.progress import brief
-from .github import annotation, harmless
+from ..workflow import annotation, harmless
 from .text import duration, size
 
 if TYPE_CHECKING:

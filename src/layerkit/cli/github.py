@@ -1,7 +1,6 @@
-"""What a run in GitHub Actions tells it: groups, annotations, outputs, the summary of the job.
+"""What a run in GitHub Actions tells it: annotations of errors, outputs, the summary of the job.
 
-Formats are GitHub's ("Workflow commands for GitHub Actions"). All commands go to standard error: standard output
-carries the result. Text that is not ours is kept from being read as a command.
+All commands go to standard error: standard output carries the result.
 """
 
 from __future__ import annotations
@@ -12,9 +11,10 @@ import secrets
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, LayerkitError, printable
+from ..workflow import annotation
 from .text import duration, size
 
 if TYPE_CHECKING:
@@ -22,35 +22,9 @@ if TYPE_CHECKING:
     from ..results import Result
     from ..settings import Actions
 
-__all__ = ["annotate", "annotation", "harmless", "outputs", "plan_done", "result_done", "summary"]
+__all__ = ["annotate", "outputs", "plan_done", "result_done", "summary"]
 
-Level = Literal["error", "warning", "notice"]
 _MAX_SUMMARY = 1024 * 1024  # bytes of one step's summary that GitHub takes
-
-
-def _data(text: str) -> str:
-    """*text* as a command's message (GitHub's toolkit, ``escapeData``), lone surrogates escaped."""
-    shown = "".join(ascii(c)[1:-1] if "\ud800" <= c <= "\udfff" else c for c in text)
-    return shown.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(text: str) -> str:
-    return _data(text).replace(":", "%3A").replace(",", "%2C")
-
-
-def annotation(
-    level: Level, message: str, *, title: str = "layerkit", file: str = "", line: int = 0, column: int = 0
-) -> str:
-    """One workflow command that makes an annotation."""
-    places = {"file": file, "line": str(line or ""), "col": str(column or ""), "title": title}
-    words = ",".join(f"{name}={_property(value)}" for name, value in places.items() if value)
-    return f"::{level} {words}::{_data(message)}"
-
-
-def harmless(line: str) -> str:
-    """A line with text of others: a command (``::``) may start it, one of the older kind (``##[``) be anywhere."""
-    shown = line.replace("##[", "## [")
-    return shown.replace("::", ": :", 1) if shown.lstrip().startswith("::") else shown
 
 
 def _say(text: str) -> None:

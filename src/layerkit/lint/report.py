@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from ..errors import printable
 from ..units import size
+from ..workflow import Level, annotation
 from .check import RULES
 from .finding import Finding, Severity
 
@@ -18,7 +19,7 @@ __all__ = ["FORMATS", "as_github", "as_json", "as_sarif", "as_text", "summary"]
 
 FORMATS = ("text", "json", "sarif", "github")
 _LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "note"}
-_COMMANDS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "notice"}
+_COMMANDS: dict[Severity, Level] = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "notice"}
 
 
 def as_text(findings: Sequence[Finding]) -> str:
@@ -56,18 +57,9 @@ def as_github(findings: Sequence[Finding]) -> str:
     for finding in findings:
         cost = f" [{size(finding.bytes)}]" if finding.bytes is not None else ""
         message = finding.message + cost + (f"\n{finding.fix}" if finding.fix else "")
-        properties = {"file": finding.file, "line": str(max(finding.line, 1)), "title": f"layerkit {finding.rule}"}
-        words = ",".join(f"{name}={_property(value)}" for name, value in properties.items())
-        lines.append(f"::{_COMMANDS[finding.severity]} {words}::{_data(message)}")
+        level, title = _COMMANDS[finding.severity], f"layerkit {finding.rule}"
+        lines.append(annotation(level, message, title=title, file=finding.file, line=max(finding.line, 1)))
     return "".join(line + "\n" for line in lines)
-
-
-def _data(text: str) -> str:
-    return _text(text).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(text: str) -> str:
-    return _data(text).replace(":", "%3A").replace(",", "%2C")
 
 
 def as_sarif(findings: Sequence[Finding], version: str) -> str:
@@ -133,7 +125,7 @@ def as_sarif(findings: Sequence[Finding], version: str) -> str:
 
 def _text(text: str) -> str:
     """*text* that can be written as UTF-8: lone surrogates, of bytes that were none, escaped."""
-    return "".join(ascii(c)[1:-1] if "\ud800" <= c <= "\udfff" else c for c in text)
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _clean(value: Any) -> Any:

@@ -13,10 +13,11 @@ import pytest
 import yaml
 
 from layerkit.cli.display import display
-from layerkit.cli.github import annotation, harmless, outputs, summary
+from layerkit.cli.github import outputs, summary
 from layerkit.errors import ConfigurationError
 from layerkit.events import Note, Phase, StepLog
 from layerkit.settings import Actions
+from layerkit.workflow import annotation, harmless
 
 from .conftest import Run
 from .shells import program
