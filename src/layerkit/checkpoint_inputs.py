@@ -22,10 +22,7 @@ from .errors import ConfigurationError
 from .lock import LockedCheckpoint
 from .oci import Digest
 from .project import Checkpoint, Project
-from .runtime import (
-    CheckpointCopy,
-    find_checkpoint_copy,
-)
+from .runtime import CHECKPOINT_TARGET, CheckpointCopy, find_checkpoint_copy
 from .state import State
 
 if TYPE_CHECKING:
@@ -330,7 +327,7 @@ def _ownership(project: Project, copy: CheckpointCopy | None) -> Ownership:
     uid, gid = _numbers(wanted.chown or "0:0")
     mode = int(wanted.chmod or "0644", 8)
     if copy is None:
-        return Ownership(wanted.target or "/app/model/", uid, gid, mode)
+        return Ownership(wanted.target or CHECKPOINT_TARGET, uid, gid, mode)
     if wanted.target is not None and PurePosixPath(wanted.target) != PurePosixPath(copy.target):
         raise ConfigurationError(
             f"checkpoint.target is {wanted.target!r}, and line {copy.line} of {project.image.dockerfile}"

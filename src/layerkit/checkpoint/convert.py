@@ -25,7 +25,7 @@ from .weights import Tensor, TensorInfo, Weights
 
 __all__ = ["Conversion", "Lost", "VirtualFile", "convert", "convert_weights", "converted_name", "write"]
 
-_FLOATING = ("F64", "F32", "F16", "BF16")
+_FLOATING = ("F64", "F32", "F16", "BF16")  # what a change of dtype changes
 _SUFFIXES = (".tar", ".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 
 

@@ -30,9 +30,8 @@ if TYPE_CHECKING:
 
     TensorDict = dict[str, torch.Tensor]
 
-__all__ = ["FLOATING", "cast", "cast_error", "gather", "mapped", "unpickle", "unsafe_globals"]
+__all__ = ["cast", "cast_error", "gather", "mapped", "unpickle", "unsafe_globals"]
 
-FLOATING = ("F64", "F32", "F16", "BF16")  # what a change of dtype changes
 BLOCK = 4 * 1024 * 1024  # bytes of a strided tensor that are put in order at once
 _AMPLIFICATION = 4  # bytes that may be read for each one that is wanted, before reading becomes piecewise
 MAX_DEPTH = 100  # of containers in a checkpoint

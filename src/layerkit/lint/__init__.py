@@ -4,10 +4,9 @@ from .check import RULES, Fixed, diff, fix, lint
 from .facts import Entry, Facts
 from .finding import Edit, Finding, Severity, worst
 from .gather import find, gather, read_text, write_text
-from .report import FORMATS, as_github, as_json, as_sarif, as_text, summary
+from .report import as_github, as_json, as_sarif, as_text, summary
 
 __all__ = [
-    "FORMATS",
     "RULES",
     "Edit",
     "Entry",

@@ -13,6 +13,7 @@ from ..runtime.dockerignore import Pattern
 
 __all__ = [
     "CHECKPOINT_SUFFIXES",
+    "LARGE_BIN",
     "MIB",
     "Entry",
     "Facts",
@@ -27,12 +28,12 @@ __all__ = [
 MIB = 1024 * 1024
 CHECKPOINT_SUFFIXES = (".pth.tar", ".pt", ".pth", ".safetensors", ".ckpt", ".bin", ".gguf", ".onnx", ".mar")
 _NO_PICKLE = (".safetensors", ".gguf", ".onnx")
-_BIN_MIB = 10  # .bin is also the suffix of small things that are no weights
+LARGE_BIN = 10 * MIB  # bytes; .bin is also the suffix of small things that are no weights
 _REQUIREMENTS = re.compile(
     r"(?:[\w.-]*requirements[\w.-]*\.(?:txt|in)|constraints[\w.-]*\.txt|pyproject\.toml|poetry\.lock|uv\.lock|"
     r"pdm\.lock|Pipfile(?:\.lock)?|setup\.(?:py|cfg)|environment[\w.-]*\.ya?ml|[^/]+\.whl)"
 )
-# Host -> (bytes of one layer, how it is said). See ARCHITECTURE.md's registries; limits of 2026.
+# Host -> (bytes of one layer, how it is said): of 2026, as documented (registry/ways.py has where) or reported.
 _LIMITS: tuple[tuple[str, int, str], ...] = (
     (r"ghcr\.io", 10_000_000_000, "GHCR takes about 10 GB a layer"),
     (r"\d+\.dkr\.ecr(?:-fips)?\.[a-z0-9-]+\.amazonaws\.com(?:\.cn)?", 52_000 * MIB, "ECR takes 52,000 MiB a layer"),
@@ -96,7 +97,7 @@ class Facts:
 
     def checkpoint(self, entry: Entry) -> bool:
         """Whether *entry* is weights, and large enough to matter."""
-        least = max(self.minimum, _BIN_MIB * MIB) if entry.path.lower().endswith(".bin") else self.minimum
+        least = max(self.minimum, LARGE_BIN) if entry.path.lower().endswith(".bin") else self.minimum
         return is_checkpoint_name(entry.path) and (entry.size >= least or entry.pointer)
 
     def select(self, source: str) -> tuple[tuple[str, Entry], ...]:

@@ -15,9 +15,8 @@ from ..workflow import Level, annotation
 from .check import RULES
 from .finding import Finding, Severity
 
-__all__ = ["FORMATS", "as_github", "as_json", "as_sarif", "as_text", "summary"]
+__all__ = ["as_github", "as_json", "as_sarif", "as_text", "summary"]
 
-FORMATS = ("text", "json", "sarif", "github")
 _LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "note"}
 _COMMANDS: dict[Severity, Level] = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "notice"}
 

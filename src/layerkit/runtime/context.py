@@ -21,7 +21,7 @@ from ..project import Project, parse_toml
 from .declared import from_pyproject, from_uv_lock, is_declared, split_extras
 from .dockerfile import DEFAULT_EXCLUDES
 from .dockerignore import Matcher, Pattern
-from .left_out import ignore_file, in_project, own_ignore, private
+from .left_out import in_project, own_ignore, private, read_ignore
 from .requirements import Requirements, parse
 from .words import has_wildcard
 
@@ -218,7 +218,7 @@ def _requirements_files(project: Project) -> tuple[str, ...]:
 
 
 def _code_walk(project: Project, apart: Iterable[Path]) -> _Walk:
-    matchers = [Matcher(DEFAULT_EXCLUDES), Matcher(project.code.exclude), ignore_file(project.root / ".dockerignore")]
+    matchers = [Matcher(DEFAULT_EXCLUDES), Matcher(project.code.exclude), read_ignore(project.root / ".dockerignore")]
     without = private(project) | in_project(project, apart)
     if project.dependencies.wheels and not posixpath.isabs(project.dependencies.wheels):
         without.add(posixpath.normpath(project.dependencies.wheels))

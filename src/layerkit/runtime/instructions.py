@@ -49,6 +49,7 @@ def instructions(text: str) -> tuple[Instruction, ...]:
 
 
 def read(text: str) -> tuple[list[Instruction], str]:
+    """The same, and the escape character that *text* sets."""
     lines = text.removeprefix("\ufeff").split("\n")
     escape = _escape(lines)
     ends = re.compile(rf"(?:(?<!{re.escape(escape)})|^){re.escape(escape)}[ \t]*$")
@@ -69,7 +70,7 @@ def read(text: str) -> tuple[list[Instruction], str]:
             parts.append(ends.sub("", line))
             more = ends.search(line) is not None
         instruction = _instruction("".join(parts), " ".join(part.strip() for part in parts).strip(), start + 1)
-        end = _skip_heredocs(instruction, "".join(parts), lines, at, escape)
+        end = _skip_heredocs(instruction, "".join(parts), lines, at)
         result.append(replace(instruction, heredoc="\n".join(lines[at:end])))
         at = end
     return result, escape
@@ -113,7 +114,7 @@ def _unquote(text: str) -> str:
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
 
 
-def _skip_heredocs(instruction: Instruction, joined: str, lines: list[str], at: int, escape: str) -> int:
+def _skip_heredocs(instruction: Instruction, joined: str, lines: list[str], at: int) -> int:
     """The index behind the heredocs that the instruction opens (only RUN, COPY and ADD have them, also in ONBUILD)."""
     name = instruction.words[0].upper() if instruction.name == "ONBUILD" and instruction.words else instruction.name
     if name not in ("RUN", "COPY", "ADD"):
@@ -133,6 +134,3 @@ def _skip_heredocs(instruction: Instruction, joined: str, lines: list[str], at: 
 def _shell_words(text: str) -> Iterator[str]:
     """Words with their quotes; what is inside quotes opens no heredoc."""
     return (found[0] for found in re.finditer(r"(?:\\.|\"(?:\\.|[^\"\\])*\"|'[^']*'|[^\s\"'\\])+", text))
-
-
-# ------------------------------------------------------------------------------------------------------------ stages

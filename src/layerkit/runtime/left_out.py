@@ -11,10 +11,10 @@ from ..errors import ConfigurationError
 from ..project import Project
 from .dockerignore import Matcher
 
-__all__ = ["ignore_file", "in_project", "own_ignore", "private", "secret_files"]
+__all__ = ["in_project", "own_ignore", "private", "read_ignore", "secret_files"]
 
 
-def ignore_file(path: Path) -> Matcher:
+def read_ignore(path: Path) -> Matcher:
     """What the ignore file *path* excludes; nothing where it is not there.
 
     Raises:
@@ -33,7 +33,7 @@ def ignore_file(path: Path) -> Matcher:
 def own_ignore(project: Project) -> Matcher:
     """The one beside the Dockerfile comes first (Docker, "Build context": "Filename and location")."""
     beside = project.root / f"{project.image.dockerfile}.dockerignore"
-    return ignore_file(beside if beside.is_file() else project.root / ".dockerignore")
+    return read_ignore(beside if beside.is_file() else project.root / ".dockerignore")
 
 
 def private(project: Project) -> set[str]:

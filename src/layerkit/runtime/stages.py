@@ -238,7 +238,7 @@ def base_images(text: str, *, target_stage: str = "", args: Mapping[str, str] | 
     found: dict[str, None] = {}
     seen: set[int] = set()
 
-    def reference(name: str, stage: Stage, line: int) -> None:
+    def reference(name: str, stage: Stage) -> None:
         below = dockerfile.find(name, stage.index)
         if below is not None:
             visit(below)
@@ -252,13 +252,13 @@ def base_images(text: str, *, target_stage: str = "", args: Mapping[str, str] | 
         if stage.unknown or not stage.base:
             raise _without_value(stage.start, stage.unknown)
         if not stage.base.isdigit():
-            reference(stage.base, stage, stage.start.line)
+            reference(stage.base, stage)
         for instruction in stage.body:
             for name in sources(instruction):
                 expanded, unknown = dockerfile.expand(name, {**dockerfile.automatic(), **dockerfile.globals})
                 if unknown:
                     raise _without_value(instruction, unknown)
-                reference(expanded, stage, instruction.line)
+                reference(expanded, stage)
 
     visit(target)
     return tuple(found)

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ConfigurationError, printable
-from ..lint.facts import is_checkpoint_name
-from ..runtime import base_images
+from ..lint.facts import LARGE_BIN, is_checkpoint_name
+from ..runtime import CHECKPOINT_TARGET, base_images
 from ..units import size
 from .adopt import Adopted, adopt
 from .facts import Look
 from .needs import Needs, needs, python_version
 from .program import Program, code, program, programs
-from .weights import DEFAULT_TARGET, LARGE_BIN, Choice, choose
+from .weights import Choice, choose
 
 __all__ = ["Conclusions", "Reason", "conclude"]
 
@@ -159,7 +159,7 @@ def _own(draft: _Draft, look: Look, adopted: Adopted, chosen: Choice | None) -> 
 
 def _generated(draft: _Draft, look: Look, chosen: Choice | None, dockerfile: str) -> None:
     wanted = needs(look)
-    started = program(look, wanted.names, chosen.target if chosen else DEFAULT_TARGET)
+    started = program(look, wanted.names, chosen.target if chosen else CHECKPOINT_TARGET)
     draft.notes += [*started.notes, *wanted.notes]
     base, because = _base(look, dockerfile)
     draft.say("image.base", base, because)

@@ -7,14 +7,13 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ..lint.facts import MIB, is_checkpoint_name, words
+from ..lint.facts import LARGE_BIN, is_checkpoint_name, words
+from ..runtime import CHECKPOINT_TARGET
 from ..units import size as in_words
 from .facts import File, Look
 
-__all__ = ["DEFAULT_TARGET", "LARGE_BIN", "Choice", "choose"]
+__all__ = ["Choice", "choose"]
 
-DEFAULT_TARGET = "/app/model/"
-LARGE_BIN = 10 * MIB  # .bin is also the suffix of small things that are no weights
 _BIN_NAMES = re.compile(r"(?:pytorch_|adapter_)?(?:model|weights|checkpoint|ckpt)\b.*\.bin")
 # What a training run leaves beside its weights.
 _TRAINING = re.compile(r"(?:optimi[sz]er|scheduler|scaler|rng_state|training_args|trainer_state|random_states)", re.I)
@@ -166,7 +165,7 @@ def _target(chosen: Candidate, programs: Mapping[str, str]) -> tuple[str, str]:
                 return folder.rstrip("/") + "/" or "/", f"{place} reads {literal}"
             if literal.removeprefix("./") == chosen.path and not posixpath.dirname(place):
                 return posixpath.normpath(f"/app/{folder}") + "/", f"{place} reads {literal}"
-    return DEFAULT_TARGET, "$LAYERKIT_CHECKPOINT tells the program"
+    return CHECKPOINT_TARGET, "$LAYERKIT_CHECKPOINT tells the program"
 
 
 def _literals(text: str, name: str) -> Iterable[str]:
