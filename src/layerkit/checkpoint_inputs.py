@@ -108,6 +108,7 @@ class CheckpointInputs:
 
     @property
     def key(self) -> str | None:
+        """What its layers are found by; None as long as it is not ``known``."""
         if self.elsewhere is not None or not self.known:
             return self.elsewhere.key if self.elsewhere is not None else None
         compressed = self.recipe.compressed

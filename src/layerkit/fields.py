@@ -53,6 +53,7 @@ T = TypeVar("T")
 
 
 def items(value: Sequence[T]) -> Sequence[T]:
+    """As a tuple, which nobody can change."""
     return tuple(value)
 
 

@@ -26,7 +26,11 @@ _GRACE = 1.5  # seconds between SIGTERM and SIGKILL: all of a Ctrl-C must be ove
 def group(
     arguments: list[str], environment: Mapping[str, str], *, stdin: int | None = subprocess.DEVNULL, **options: Any
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a group of its own, all of which is gone when the block is left by whatever way."""
+    """A process in a group of its own, all of which is gone when the block is left by whatever way.
+
+    Raises:
+        LocalResourceError: it cannot be run.
+    """
     try:
         process = subprocess.Popen(arguments, env=dict(environment), stdin=stdin, start_new_session=True, **options)
     except OSError as error:

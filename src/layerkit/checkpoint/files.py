@@ -91,6 +91,7 @@ def check_same(file: File, handle: int) -> None:
 
 
 def changed(file: File) -> CheckpointError:
+    """The error where *file* is not what it was when it was found."""
     return CheckpointError(
         f"checkpoint: {printable(file.path)} changed while it was read; nothing was tagged",
         hint="try again when it is no longer written to; write checkpoints to another name and rename them",
@@ -121,6 +122,7 @@ def find(pattern: str, root: Path) -> tuple[File, ...]:
 
 
 def nothing_at(pattern: str, root: Path) -> CheckpointError:
+    """The error where *pattern* matches nothing below *root*."""
     return CheckpointError(
         f"checkpoint: nothing at {printable(pattern)!r} (in {printable(str(root.absolute()))})",
         hint="name the file, folder or glob of the weights (checkpoint.path)",

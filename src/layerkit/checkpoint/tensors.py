@@ -299,6 +299,9 @@ def cast(chunk: memoryview, source: str, target: str, out: memoryview) -> memory
 
     A NaN becomes the one quiet NaN: PyTorch's own depends on the processor and on the place in the buffer.
     Both buffers are writable.
+
+    Raises:
+        LocalResourceError: no torch, or one that lacks a dtype; a big-endian machine.
     """
     torch = _torch()
     if sys.byteorder != "little":
@@ -332,6 +335,10 @@ def mapped(tensors: Sequence[Tensor]) -> TensorDict:
     """The tensors as ``torch.Tensor``, mapped: nothing is read before it is used.
 
     They may be written to: what is written stays in this process. Tensors that share bytes in the file share them here.
+
+    Raises:
+        CheckpointError: a file is shorter than it was when it was opened.
+        LocalResourceError: no torch, or one that lacks a dtype.
     """
     torch = _torch()
     maps: dict[Path, mmap.mmap] = {}

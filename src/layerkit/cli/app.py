@@ -243,6 +243,7 @@ def project_options(command: F) -> F:
 
 
 def load_project(folder: Path, file: Path | None, overrides: Sequence[str]) -> Project:
+    """The project that ``project_options`` name. Raises ConfigurationError."""
     from ..project import load
 
     return load(file, root=folder if file is None or folder != Path() else None, overrides=overrides)

@@ -76,6 +76,7 @@ class Dockerfile:
                 variables[name] = outer[name]
 
     def target(self, name: str) -> Stage:
+        """The stage that *name* or number means, the last one for ""; raises ConfigurationError where there is none."""
         if not name:
             return self.stages[-1]
         found = self.find(name)

@@ -51,10 +51,12 @@ def double(text: str, where: str, *, always: bool = False) -> str:
 
 
 def word(text: str) -> str:
+    """*text* as one word of an instruction, quoted where it has to be."""
     return text if SAFE_WORD.fullmatch(text) else double(text, "image")
 
 
 def no_break(text: str, where: str) -> str:
+    """*text*; raises ConfigurationError, which begins with *where*, for a line break or NUL in it."""
     if "\n" in text or "\0" in text:
         raise ConfigurationError(
             f"{where}: a Dockerfile cannot express a line break there",
@@ -64,6 +66,7 @@ def no_break(text: str, where: str) -> str:
 
 
 def json_form(words: Iterable[str]) -> str:
+    """*words* as an instruction's exec form."""
     return json.dumps(list(words), ensure_ascii=False)
 
 
@@ -79,6 +82,7 @@ def quote(text: str) -> str:
 
 
 def env(variables: Mapping[str, str]) -> str:
+    """``NAME=value`` and a space each, for in front of a command of sh. Values are written as they are."""
     return "".join(f"{name}={value} " for name, value in variables.items())
 
 
