@@ -13,7 +13,7 @@ from .found import Found, LocalImage
 from .inspection import CheckpointFacts, Inspection
 from .layers import InspectedLayer
 from .peek import Peek
-from .roles import Role, Row, Step, guess_roles
+from .roles import Role, Row, Step, guess_roles, steps_of
 
 __all__ = ["dissect"]
 
@@ -104,8 +104,6 @@ def _local(image: LocalImage) -> list[InspectedLayer]:
 
 def _line(created_by: str) -> str:
     """The instruction in one line, without what builders put around it."""
-    from .roles import steps_of
-
     keyword, rest = steps_of(created_by)
     return " ".join(f"{keyword} {rest}".split())
 

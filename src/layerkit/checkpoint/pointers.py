@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -94,8 +95,6 @@ def read_dvc(place: Path) -> Pointer | None:
 
 def dvc_folder(digests: Mapping[str, str]) -> str:
     """What DVC calls a folder: path -> md5 of each file in it, to ``HEX.dir`` (dvc-data, ``hashfile/tree.py``)."""
-    import hashlib
-
     rows = [{"md5": digests[path], "relpath": path} for path in sorted(digests)]
     text = json.dumps(rows, sort_keys=True)
     return f"{hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()}.dir"

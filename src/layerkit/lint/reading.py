@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from ..errors import ConfigurationError
 from ..runtime import stages
+from ..runtime.dockerignore import Matcher
 from ..runtime.instructions import Instruction
 from ..runtime.stages import Dockerfile
 from .facts import Entry, Facts, is_checkpoint_name, is_requirements, words
@@ -380,8 +381,6 @@ def _copy(step: Step, facts: Facts) -> Copy:
 
 
 def _excluded(path: str, patterns: Iterable[str]) -> bool:
-    from ..runtime.dockerignore import Matcher
-
     try:
         return Matcher(list(patterns)).excludes(path)
     except ConfigurationError:

@@ -15,6 +15,7 @@ from ..errors import ConfigurationError
 from ..lint.facts import MIB, Entry, Facts, is_checkpoint_name
 from ..lint.reading import Copy, Document, Step, read
 from ..runtime import base_images, find_checkpoint_copy
+from ..runtime.dockerignore import Pattern
 from ..units import size
 from .facts import Look
 from .weights import Choice
@@ -252,8 +253,6 @@ def _without(copy: Copy, weights: frozenset[str]) -> tuple[str, ...] | None:
 
 
 def _matches(pattern: str, path: str) -> bool:
-    from ..runtime.dockerignore import Pattern
-
     try:
         return any(c in pattern for c in "*?[") and Pattern.parse(pattern).match(path)
     except ConfigurationError:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
+from ..checkpoint.compress import needs_zstandard
 from ..errors import ConfigurationError, IntegrityError, LayerkitError
 from ..oci import MEDIA, as_oci
 
@@ -91,8 +92,6 @@ class _Source:
 
 
 def _zstd(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    from ..checkpoint.compress import needs_zstandard
-
     zstandard = needs_zstandard("a layer compressed with zstd")
     reader = zstandard.ZstdDecompressor().stream_reader(cast(Any, _Source(chunks)), read_across_frames=True)
     try:
