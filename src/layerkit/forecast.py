@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .planner import ROLES, Estimate, LayerPlan, Plan
+from .names import ROLES
+from .planner import Estimate, LayerPlan, Plan
 from .results import Result
 
 __all__ = ["Outcome", "Rates", "agree", "estimate", "learn", "outcomes"]
@@ -69,7 +70,7 @@ def estimate(plan: Plan, rates: Rates) -> Estimate | None:
     mounted = any(layer.role == "checkpoint" and layer.action == "mounted" for layer in plan.layers)
     if plan.pack and not mounted:
         size = plan.inputs.checkpoint.size if plan.inputs.checkpoint else 0
-        rate = rates.upload or (rates.read if rates.upload is None else None)
+        rate = rates.upload or rates.read
         if rate is None:
             unknown.append("checkpoint")
         checkpoint = size / rate if rate else 0.0

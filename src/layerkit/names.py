@@ -17,6 +17,7 @@ __all__ = [
     "PREFIX",
     "RECIPE",
     "ROLE",
+    "ROLES",
     "RUNTIME_KEY",
     "SAMPLES",
     "TARGET",
@@ -27,7 +28,8 @@ __all__ = [
 ]
 
 PREFIX = "dev.layerkit."
-ROLE = PREFIX + "role"  # of a layer, at its descriptor
+ROLE = PREFIX + "role"  # of a layer, at its descriptor; one of:
+ROLES = ("base", "dependencies", "checkpoint", "code")  # bottom first, where each is placed well
 # Labels of an image, and annotations of its manifest.
 RUNTIME_KEY = PREFIX + "runtime"
 CHECKPOINT_KEY = PREFIX + "checkpoint"

@@ -12,13 +12,12 @@ from .checkpoint.parts import Part
 from .checkpoint_inputs import CheckpointInputs
 from .fingerprint import REQUIREMENT, Inputs
 from .limits import check_image, check_layers
-from .names import CHECKPOINT_DIGEST, INPUTS, SAMPLES
+from .names import CHECKPOINT_DIGEST, INPUTS, ROLES, SAMPLES
 from .oci import Digest, Image, Layer
 from .units import size as size_text
 
-__all__ = ["ROLES", "Action", "Estimate", "LayerPlan", "PartPlan", "Plan", "Present", "plan"]
+__all__ = ["Action", "Estimate", "LayerPlan", "PartPlan", "Plan", "Present", "plan"]
 
-ROLES = ("base", "dependencies", "checkpoint", "code")
 Action = Literal["reused", "built", "packed", "mounted"]
 Way = Literal["compose", "buildkit"]
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .destinations import Sent
+from .names import ROLES
 from .oci import Digest, Image
-from .planner import ROLES, Plan
+from .planner import Plan
 from .timeline import Span
 
 __all__ = ["LayerResult", "Result", "bytes_of", "layer_results", "roles_rebuilt"]

@@ -10,9 +10,10 @@ from .assemble import roles_of_whole
 from .destinations import Published
 from .errors import ConflictError
 from .halves import sending
+from .names import ROLES
 from .oci import Image
 from .outcome import outcome
-from .planner import ROLES, Plan
+from .planner import Plan
 from .results import Result
 from .session import Session
 from .staging import link_checkpoint, stage, workplace

@@ -60,9 +60,9 @@ MAY: dict[str, set[str]] = {
     },
     "recognise": {"oci", "events", "state", "fingerprint", "planner"},
     "request": {"names", "oci", "errors", "project"},
-    "forecast": {"planner", "results"},
+    "forecast": {"names", "planner", "results"},
     "timeline": {"events", "state"},
-    "results": {"oci", "assemble", "planner", "destinations", "timeline"},
+    "results": {"names", "oci", "assemble", "planner", "destinations", "timeline"},
     "staging": {"oci", "errors", "state", "checkpoint", "runtime", "fingerprint"},
     "bases": {"oci", "errors", "events", "state", "registry", "engine", "fingerprint"},
     "connections": {
@@ -82,8 +82,8 @@ MAY: dict[str, set[str]] = {
     "halves": {"errors", "engine", "assemble", "planner", "staging", "targets", "packing", "session"},
     "outcome": {"oci", "engine", "planner", "destinations", "results", "packing", "session"},
     "whole": {
-        "oci", "errors", "engine", "assemble", "planner", "destinations", "results", "staging", "targets", "halves",
-        "outcome", "session",
+        "names", "oci", "errors", "engine", "assemble", "planner", "destinations", "results", "staging", "targets",
+        "halves", "outcome", "session",
     },
     "pipeline": {
         "checkpoint_inputs", "oci", "errors", "events", "settings", "project", "assemble", "planner", "destinations",

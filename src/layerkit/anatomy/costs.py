@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .layers import ROLES, UNKNOWN, Amount, InspectedLayer, stored, total, unpacked
+from ..names import ROLES
+from .layers import UNKNOWN, Amount, InspectedLayer, stored, total, unpacked
 
 __all__ = ["Move", "between", "change", "placed_well"]
 

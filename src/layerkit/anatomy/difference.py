@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..names import ROLES
 from .costs import Move, between
 from .inspection import Inspection
-from .layers import ROLES, UNKNOWN, Amount, InspectedLayer, stored, total
+from .layers import UNKNOWN, Amount, InspectedLayer, stored, total
 
 __all__ = ["Change", "Difference", "RoleChange", "compare", "settings_of"]
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..names import ROLES
 from ..oci import Digest
 from .costs import Move, change, placed_well
-from .layers import ROLES, Amount, InspectedLayer, by_role, repeated, stored, total, unpacked
+from .layers import Amount, InspectedLayer, by_role, repeated, stored, total, unpacked
 from .peek import File, Tensors
 
 __all__ = ["CheckpointFacts", "Inspection"]

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..names import ROLES
 from ..oci import Digest
 
-__all__ = ["ROLES", "UNKNOWN", "Amount", "InspectedLayer", "by_role", "repeated", "stored", "total", "unpacked"]
+__all__ = ["UNKNOWN", "Amount", "InspectedLayer", "by_role", "repeated", "stored", "total", "unpacked"]
 
-ROLES = ("base", "dependencies", "checkpoint", "code")  # bottom first, where each is placed well
-UNKNOWN = "unknown"
+UNKNOWN = "unknown"  # the role of a layer that has none of ours
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..lint.facts import CHECKPOINT_SUFFIXES
-from .layers import ROLES, UNKNOWN
+from ..names import ROLES
+from .layers import UNKNOWN
 
 __all__ = ["Role", "Row", "Step", "brief", "guess_roles", "steps_of"]
 
