@@ -52,10 +52,14 @@ class Present:
     stacked: bool = False
 
     @property
+    def before(self) -> Image | None:
+        """The image to compare with, of the first platform that has one: all were made of the same."""
+        return next(iter(self.previous.values()), None)
+
+    @property
     def samples(self) -> frozenset[str]:
         """Of the checkpoint in the image to compare with: ``checkpoint/sample.py``."""
-        image = next(iter(self.previous.values()), None)
-        return frozenset(image.manifest.annotations.get(SAMPLES, "").split() if image else ())
+        return frozenset(self.before.manifest.annotations.get(SAMPLES, "").split() if self.before else ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +267,7 @@ def _impossible(inputs: Inputs, present: Present) -> str:
 def _layers(
     inputs: Inputs, present: Present, to_build: Sequence[str], pack: bool, way: Way, no_cache: bool
 ) -> tuple[LayerPlan, ...]:
-    before = _summary(present.previous)
+    before = _summary(present.before)
     now = inputs.summary
     changes = {role: _differences(before.get(role, {}), now[role]) for role in now} if before else {}
     below = ""
@@ -379,7 +383,7 @@ def _changed(part: Part, present: Present) -> bool | None:
 
 
 def _reason(checkpoint: CheckpointInputs, parts: Sequence[PartPlan], present: Present) -> str:
-    before = _labels(present.previous).get(CHECKPOINT_DIGEST, "")
+    before = present.before.config.labels.get(CHECKPOINT_DIGEST, "") if present.before else ""
     there = sum(part.changed is False for part in parts)
     if there and there < len(parts):
         return f"{len(parts) - there} of {len(parts)} layers changed; the others are there"
@@ -394,13 +398,8 @@ def _reason(checkpoint: CheckpointInputs, parts: Sequence[PartPlan], present: Pr
     return f"{names or 'weights'} not hashed yet: sent while hashed, dropped where its layer turns out to be there"
 
 
-def _labels(previous: Mapping[str, Image]) -> Mapping[str, str]:
-    image = next(iter(previous.values()), None)
-    return image.config.labels if image else {}
-
-
-def _summary(previous: Mapping[str, Image]) -> dict[str, dict[str, str]]:
-    image = next(iter(previous.values()), None)
+def _summary(image: Image | None) -> dict[str, dict[str, str]]:
+    """role -> what went into *image*, by name; nothing where it does not say."""
     text = image.manifest.annotations.get(INPUTS, "") if image else ""
     try:
         found = json.loads(text) if text else {}
