@@ -58,80 +58,26 @@ class Connections:
         self._lock = threading.Lock()
         self._live: weakref.WeakSet[Any] = weakref.WeakSet()
         self.stopped = threading.Event()
-        home = self
         options = [*HTTPConnection.default_socket_options, *_KEEPALIVE]
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             # What is in the kernel's buffer is sent for us: a line that swallows it is noticed as well (tcp(7)).
             options.append((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(idle * 1000)))
+        shared = {"home": self, "idle": idle, "default_socket_options": options}
 
-        class Talking:
-            """What both kinds of connection have more than urllib3's."""
+        def pool(kind: type, connection: type) -> Any:
+            # urllib3 makes pools and connections itself, of classes: what they share is on these.
+            made = type(f"Talking{connection.__name__}", (_Talking, connection), shared)
+            return type(f"Whole{kind.__name__}", (_Whole, kind), {"ConnectionCls": made})
 
-            sock: socket.socket | None
-            in_body = False
-            answered = False
-            incomplete = False
+        self.pools = {
+            "http": pool(HTTPConnectionPool, HTTPConnection),
+            "https": pool(HTTPSConnectionPool, HTTPSConnection),
+        }
 
-            def connect(self) -> None:
-                self.answered = False
-                if home.stopped.is_set():
-                    raise ConnectionAbortedError("stopped")
-                super().connect()  # type: ignore[misc]
-                with home._lock:
-                    home._live.add(self)
-
-            def request(self, *args: Any, **kwargs: Any) -> None:
-                self.in_body, self.incomplete = False, True
-                super().request(*args, **kwargs)  # type: ignore[misc]
-                self.incomplete = False
-
-            def endheaders(self, *args: Any, **kwargs: Any) -> None:
-                super().endheaders(*args, **kwargs)  # type: ignore[misc]
-                self.in_body = True
-
-            def getresponse(self) -> Any:
-                response = super().getresponse()  # type: ignore[misc]
-                self.answered = True
-                return response
-
-            def send(self, data: Any) -> None:
-                if not self.in_body or self.sock is None:
-                    super().send(data)  # type: ignore[misc]
-                    return
-                self.sock.settimeout(idle)
-                view = memoryview(data)
-                while view:
-                    # An answer before the end of the body is a refusal: urllib3 takes this error for "read it now".
-                    # Only where one answer came before: on a new TLS connection session tickets are readable.
-                    if self.answered and wait_for_read(self.sock, 0):
-                        raise BrokenPipeError("answered before the end of the body")
-                    try:
-                        view = view[self.sock.send(view[:_SLICE]) :]
-                    except (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionResetError) as error:
-                        # What was answered before the line went may still be there to be read (RFC 9112, section 9.5).
-                        raise BrokenPipeError("closed before the end of the body") from error
-
-        class Plain(Talking, HTTPConnection):
-            default_socket_options: ClassVar[Any] = options
-
-        class Secure(Talking, HTTPSConnection):
-            default_socket_options: ClassVar[Any] = options
-
-        class PlainPool(HTTPConnectionPool):
-            ConnectionCls = Plain
-
-            def _put_conn(self, conn: Any) -> None:
-                _drop_if_incomplete(conn)
-                super()._put_conn(conn)
-
-        class SecurePool(HTTPSConnectionPool):
-            ConnectionCls = Secure
-
-            def _put_conn(self, conn: Any) -> None:
-                _drop_if_incomplete(conn)
-                super()._put_conn(conn)
-
-        self.pools = {"http": PlainPool, "https": SecurePool}
+    def add(self, connection: Any) -> None:
+        """*connection* is there, to be cut with the others."""
+        with self._lock:
+            self._live.add(connection)
 
     def cut(self) -> None:
         """Shut every connection down: whoever waits on one gets an error now."""
@@ -146,7 +92,59 @@ class Connections:
                     socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
-def _drop_if_incomplete(connection: Any) -> None:
-    """After half a body the other side still waits for the rest: nothing else may be sent there."""
-    if connection is not None and connection.incomplete:
-        connection.close()
+class _Talking:
+    """What both kinds of connection have more than urllib3's."""
+
+    home: ClassVar[Connections]
+    idle: ClassVar[float]
+    sock: socket.socket | None
+    in_body = False
+    answered = False
+    incomplete = False
+
+    def connect(self) -> None:
+        self.answered = False
+        if self.home.stopped.is_set():
+            raise ConnectionAbortedError("stopped")
+        super().connect()  # type: ignore[misc]
+        self.home.add(self)
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        self.in_body, self.incomplete = False, True
+        super().request(*args, **kwargs)  # type: ignore[misc]
+        self.incomplete = False
+
+    def endheaders(self, *args: Any, **kwargs: Any) -> None:
+        super().endheaders(*args, **kwargs)  # type: ignore[misc]
+        self.in_body = True
+
+    def getresponse(self) -> Any:
+        response = super().getresponse()  # type: ignore[misc]
+        self.answered = True
+        return response
+
+    def send(self, data: Any) -> None:
+        if not self.in_body or self.sock is None:
+            super().send(data)  # type: ignore[misc]
+            return
+        self.sock.settimeout(self.idle)
+        view = memoryview(data)
+        while view:
+            # An answer before the end of the body is a refusal: urllib3 takes this error for "read it now".
+            # Only where one answer came before: on a new TLS connection session tickets are readable.
+            if self.answered and wait_for_read(self.sock, 0):
+                raise BrokenPipeError("answered before the end of the body")
+            try:
+                view = view[self.sock.send(view[:_SLICE]) :]
+            except (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionResetError) as error:
+                # What was answered before the line went may still be there to be read (RFC 9112, section 9.5).
+                raise BrokenPipeError("closed before the end of the body") from error
+
+
+class _Whole:
+    """A pool that keeps no connection with half a body: the other side still waits for the rest of it."""
+
+    def _put_conn(self, conn: Any) -> None:
+        if conn is not None and conn.incomplete:
+            conn.close()
+        super()._put_conn(conn)  # type: ignore[misc]
