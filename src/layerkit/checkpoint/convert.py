@@ -237,8 +237,3 @@ def _may_write(conversion: Conversion, target: Path, force: bool) -> None:
         raise ConfigurationError(f"{target} is what is converted: it is not written over", hint="name another file")
     if not force:
         raise _exists(target)
-
-
-def largest(lost: dict[str, Lost], count: int) -> Sequence[tuple[str, Lost]]:
-    """The *count* tensors that lost most: overflowed first, then by absolute error."""
-    return sorted(lost.items(), key=lambda item: (-item[1].overflowed, -item[1].absolute, item[0]))[:count]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,9 @@ from .app import json_errors
 from .text import many, size
 
 if TYPE_CHECKING:
+    from ..checkpoint.convert import Conversion, Lost
     from ..checkpoint.opening import Contents
+    from ..checkpoint.recipe import Options
     from ..checkpoint.weights import TensorInfo
 
 __all__ = ["checkpoint"]
@@ -115,10 +117,12 @@ def _contents(path: Path, found: Contents) -> dict[str, Any]:
             "items": [{"name": item.name, "kind": item.kind, "bytes": item.nbytes} for item in weights.extras],
         },
         "overhead_bytes": max(total - weights.stored - extra, 0),
-        "tensors": [
-            {"name": info.name, "dtype": info.dtype, "shape": list(info.shape), "bytes": info.nbytes} for info in infos
-        ],
+        "tensors": [_described(info) for info in infos],
     }
+
+
+def _described(info: TensorInfo) -> dict[str, Any]:
+    return {"name": info.name, "dtype": info.dtype, "shape": list(info.shape), "bytes": info.nbytes}
 
 
 def _text(path: Path, found: Contents) -> list[str]:
@@ -202,10 +206,7 @@ def digest(path: Path, key: str, by_tensor: bool, as_json: bool) -> None:
         rows = [(str(hashed.tensors[tensor.name]), tensor.info) for tensor in weights.tensors] if by_tensor else []
         if as_json:
             if by_tensor:
-                document["by_tensor"] = [
-                    {"name": i.name, "dtype": i.dtype, "shape": list(i.shape), "bytes": i.nbytes, "digest": text}
-                    for text, i in rows
-                ]
+                document["by_tensor"] = [_described(info) | {"digest": text} for text, info in rows]
             print(json.dumps(document, indent=2))
             return
         for text, info in rows:
@@ -251,60 +252,67 @@ def convert(
     Prints the file's name; with another dtype, what was lost, on standard error.
     """
     from ..checkpoint.convert import convert as start
-    from ..checkpoint.convert import largest, write
+    from ..checkpoint.convert import write
     from ..checkpoint.recipe import Options
 
     with json_errors(as_json):
-        made = start(path, Options(key, strip_prefix, dtype or "", drop), name=out.name)
+        options = Options(key, strip_prefix, dtype or "", drop)
+        made = start(path, options, name=out.name)
         lost = write(made, out, force=force)
-        extra = sum(item.nbytes for item in made.weights.extras)
         if as_json:
-            document = {
-                "schema_version": 1,
-                "path": str(path),
-                "out": str(out),
-                "key": made.weights.key,
-                "bytes_before": made.source_size,
-                "bytes_after": made.size,
-                "not_weights_bytes": extra,
-                "tensors": [
-                    {"name": i.name, "dtype": i.dtype, "shape": list(i.shape), "bytes": i.nbytes} for i in made.tensors
-                ],
-                "renamed": made.renamed,
-                "dropped": list(made.dropped),
-                "unused_drops": list(made.unused),
-                "shared": [list(group) for group in made.weights.shared],
-                "errors": {
-                    name: {"absolute": of.absolute, "relative": of.relative, "overflowed": of.overflowed}
-                    for name, of in sorted(lost.items())
-                },
-            }
-            print(json.dumps(document, indent=2))
+            print(json.dumps(_converted(path, out, made, lost), indent=2))
             return
-        report = [
-            f"{size(made.source_size)} → {size(made.size)}: {many(len(made.tensors), 'tensor')}"
-            + (f" of {printable(made.weights.key)}" if made.weights.key else ""),
-        ]
-        if made.weights.extras:
-            report += [f"left out as no weights: {many(len(made.weights.extras), 'item')}, {size(extra)}"]
-        if made.dropped:
-            report += [f"dropped: {many(len(made.dropped), 'tensor')}"]
-        report += [f"note: --drop {printable(glob)} matches no tensor" for glob in made.unused]
-        if strip_prefix and not made.renamed:
-            report += [f"note: no name begins with {printable(strip_prefix)}"]
-        if made.weights.shared:
-            report += [
-                f"note: {many(len(made.weights.shared), 'group')} of tensors shared bytes; each tensor has its own now"
-            ]
-        if lost:
-            rows = [
-                (printable(name, 60), f"{of.absolute:.3g}", f"{of.relative:.3g}", str(of.overflowed or ""))
-                for name, of in largest(lost, 10)
-            ]
-            report += [f"to {dtype}: {many(len(lost), 'tensor')}; the largest errors:"]
-            report += _rows([("tensor", "absolute", "relative", "overflowed"), *rows])
-            overflowed = sum(of.overflowed for of in lost.values())
-            if overflowed:
-                report += [f"warning: {overflowed} finite values are infinite in {dtype}; bfloat16 has float32's range"]
-        print("\n".join(report), file=sys.stderr)
+        print("\n".join(_report(made, lost, options)), file=sys.stderr)
         print(out)
+
+
+def _converted(path: Path, out: Path, made: Conversion, lost: Mapping[str, Lost]) -> dict[str, Any]:
+    return {
+        "schema_version": 1,
+        "path": str(path),
+        "out": str(out),
+        "key": made.weights.key,
+        "bytes_before": made.source_size,
+        "bytes_after": made.size,
+        "not_weights_bytes": sum(item.nbytes for item in made.weights.extras),
+        "tensors": [_described(info) for info in made.tensors],
+        "renamed": made.renamed,
+        "dropped": list(made.dropped),
+        "unused_drops": list(made.unused),
+        "shared": [list(group) for group in made.weights.shared],
+        "errors": {
+            name: {"absolute": of.absolute, "relative": of.relative, "overflowed": of.overflowed}
+            for name, of in sorted(lost.items())
+        },
+    }
+
+
+def _report(made: Conversion, lost: Mapping[str, Lost], options: Options) -> list[str]:
+    weights = made.weights
+    of = f" of {printable(weights.key)}" if weights.key else ""
+    lines = [f"{size(made.source_size)} → {size(made.size)}: {many(len(made.tensors), 'tensor')}{of}"]
+    if weights.extras:
+        extra = sum(item.nbytes for item in weights.extras)
+        lines += [f"left out as no weights: {many(len(weights.extras), 'item')}, {size(extra)}"]
+    if made.dropped:
+        lines += [f"dropped: {many(len(made.dropped), 'tensor')}"]
+    lines += [f"note: --drop {printable(glob)} matches no tensor" for glob in made.unused]
+    if options.strip_prefix and not made.renamed:
+        lines += [f"note: no name begins with {printable(options.strip_prefix)}"]
+    if weights.shared:
+        lines += [f"note: {many(len(weights.shared), 'group')} of tensors shared bytes; each tensor has its own now"]
+    if lost:
+        lines += [f"to {options.dtype}: {many(len(lost), 'tensor')}; the largest errors:", *_largest(lost)]
+    overflowed = sum(of.overflowed for of in lost.values())
+    if overflowed:
+        lines += [f"warning: {overflowed} finite values are infinite in {options.dtype}; bfloat16 has float32's range"]
+    return lines
+
+
+def _largest(lost: Mapping[str, Lost]) -> list[str]:
+    """The ten tensors that lost most: overflowed first, then by absolute error."""
+    most = sorted(lost.items(), key=lambda item: (-item[1].overflowed, -item[1].absolute, item[0]))[:10]
+    rows = [
+        (printable(name, 60), f"{of.absolute:.3g}", f"{of.relative:.3g}", str(of.overflowed or "")) for name, of in most
+    ]
+    return _rows([("tensor", "absolute", "relative", "overflowed"), *rows])
