@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import printable
 from .app import json_errors, load_project, project_options
+from .text import many, size
+
+if TYPE_CHECKING:
+    from ..checkpoint import File
+    from ..checkpoint.elsewhere import KnownFile
+    from ..checkpoint_inputs import CheckpointInputs
+    from ..fingerprint import Inputs
 
 __all__ = ["check"]
 
@@ -54,34 +63,46 @@ def check(folder: Path, file: Path | None, overrides: tuple[str, ...], as_json: 
         for said in check_secrets(project, inputs.dockerfile, settings.environment):
             print(f"warning: {printable(said)}", file=sys.stderr)
         agrees = check_lock(lock, inputs)
-        away = inputs.checkpoint.elsewhere if inputs.checkpoint else None
-        files = away.files if away else inputs.checkpoint.files if inputs.checkpoint else ()
         if as_json:
-            document = {
-                "schema_version": 1,
-                "image": project.image.name,
-                "context_files": len(inputs.files),
-                "context_bytes": sum(f.size for f in inputs.files),
-                "checkpoint_files": len(files),
-                "checkpoint_bytes": sum(f.size for f in files),
-                "checkpoint_here": away is None,
-                "lock": agrees,
-            }
-            print(json.dumps(document, indent=2))
+            print(json.dumps(_document(inputs, agrees), indent=2))
         else:
-            from .text import many, size
+            print("\n".join([*_lines(inputs, agrees), "ok"]))
 
-            print(f"image        {project.image.name}")
-            context = size(sum(f.size for f in inputs.files))
-            print(f"to builder   {many(len(inputs.files), 'file')}, {context}")
-            if inputs.checkpoint is not None and (files or away is None):
-                total = size(sum(f.size for f in files))
-                print(f"checkpoint   {many(len(files), 'file')}, {total} → {inputs.checkpoint.location}")
-            if inputs.checkpoint is not None and away is not None:
-                by = f"{away.by}, " if away.by else ""
-                print(f"             {away.said}: {by}{away.digest}" if away.digest else f"             {away.said}")
-            if inputs.checkpoint is not None and inputs.checkpoint.touched:
-                print(f"way          buildkit: {printable(inputs.checkpoint.touched)}")
-            if project.lock is not None:
-                print(f"lock         {printable(project.lock_name)}: {_LOCK[agrees]}")
-            print("ok")
+
+def _files(checkpoint: CheckpointInputs | None) -> Sequence[File | KnownFile]:
+    """What the checkpoint consists of, as far as it is known here."""
+    if checkpoint is None:
+        return ()
+    return checkpoint.elsewhere.files if checkpoint.elsewhere else checkpoint.files
+
+
+def _document(inputs: Inputs, agrees: str) -> dict[str, Any]:
+    files = _files(inputs.checkpoint)
+    return {
+        "schema_version": 1,
+        "image": inputs.project.image.name,
+        "context_files": len(inputs.files),
+        "context_bytes": sum(file.size for file in inputs.files),
+        "checkpoint_files": len(files),
+        "checkpoint_bytes": sum(file.size for file in files),
+        "checkpoint_here": inputs.checkpoint is None or inputs.checkpoint.elsewhere is None,
+        "lock": agrees,
+    }
+
+
+def _lines(inputs: Inputs, agrees: str) -> Iterator[str]:
+    project, checkpoint = inputs.project, inputs.checkpoint
+    yield f"image        {project.image.name}"
+    yield f"to builder   {many(len(inputs.files), 'file')}, {size(sum(file.size for file in inputs.files))}"
+    if checkpoint is not None:
+        files, away = _files(checkpoint), checkpoint.elsewhere
+        if files or away is None:
+            total = size(sum(file.size for file in files))
+            yield f"checkpoint   {many(len(files), 'file')}, {total} → {checkpoint.location}"
+        if away is not None:
+            by = f"{away.by}, " if away.by else ""
+            yield f"             {away.said}: {by}{away.digest}" if away.digest else f"             {away.said}"
+        if checkpoint.touched:
+            yield f"way          buildkit: {printable(checkpoint.touched)}"
+    if project.lock is not None:
+        yield f"lock         {printable(project.lock_name)}: {_LOCK[agrees]}"
