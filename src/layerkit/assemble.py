@@ -18,7 +18,6 @@ from .names import (
     LOCATION,
     LOCATION_VARIABLE,
     PLACEMENT,
-    PREFIX,
     RECIPE,
     RUNTIME_KEY,
     SAMPLES,
@@ -41,7 +40,6 @@ from .oci import (
 )
 
 __all__ = [
-    "PREFIX",
     "Assembled",
     "PackedCheckpoint",
     "Runtime",

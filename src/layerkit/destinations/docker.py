@@ -13,11 +13,12 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from ..assemble import PREFIX, Assembled, PackedCheckpoint, Runtime, checkpoint_image
+from ..assemble import Assembled, PackedCheckpoint, Runtime, checkpoint_image
 from ..checkpoint import Blueprint, Packer
 from ..engine import BakeResult, Engine
 from ..errors import IntegrityError, LocalResourceError, Stopped
 from ..events import Listener, silent
+from ..names import CHECKPOINT_KEY, ROLE
 from ..oci import MEDIA, Descriptor, Digest, Image, Layer, Reference
 from ..planner import Present
 from ..state import State, as_text
@@ -274,7 +275,7 @@ class DockerDestination:
         image = next(iter(assembled.images.values()))
         loaded = self._deliver(image, self.reference, tags, packer, listener)
         inside = [index for index, layer in enumerate(image.manifest.layers) if _of_checkpoint(layer)]
-        if inside and (key := image.config.labels.get(PREFIX + "checkpoint")):
+        if inside and (key := image.config.labels.get(CHECKPOINT_KEY)):
             self._has.hold(key, _layers(image, inside), self._identity(image))
         return Published(self._identity(image), loaded)
 
@@ -361,7 +362,7 @@ def _placed(value: Any) -> tuple[int, str, int, int, str] | tuple[()]:
 
 
 def _of_checkpoint(layer: Descriptor) -> bool:
-    return layer.annotations.get(PREFIX + "role") == "checkpoint"
+    return layer.annotations.get(ROLE) == "checkpoint"
 
 
 def _layers(image: Image, indices: Iterable[int]) -> tuple[Layer, ...]:
