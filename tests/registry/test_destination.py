@@ -20,7 +20,7 @@ from layerkit.events import Event, Phase, silent
 from layerkit.oci import MEDIA, Descriptor, Digest, Index, Manifest, Platform, Reference, dump
 from layerkit.pipeline import build
 from layerkit.project import load
-from layerkit.registry import Client
+from layerkit.registry import Client, MissingBlobsError
 from layerkit.results import Result
 from layerkit.settings import Settings
 from layerkit.state import State
@@ -148,6 +148,69 @@ def test_damaged_manifest(seeded: Seeded, which: str, damage: str) -> None:
     assert push(pushing).digest == first.digest
     mended = Manifest.parse(home.manifests[home.tags[name]][0])
     assert mended.layers == Manifest.parse(raw).layers and whole(registry) == first.digest
+
+
+def test_fault_24_layer_that_goes_before_the_manifest(seeded: Seeded) -> None:
+    """FAULTS 24: a layer or configuration of ours that goes right before a manifest names it is sent once more."""
+    registry, pushing = seeded()
+
+    def lose(request: Request) -> None:
+        for digest in {str(item) for item in mine()}:
+            registry._repositories[NAME].blobs.discard(digest)
+
+    def mine() -> Sequence[Digest]:
+        home = registry._repositories[NAME]
+        return [Digest.parse(digest) for digest in home.blobs if digest not in before]
+
+    before = set(registry._repositories[NAME].blobs)
+    for tag in ("checkpoint-", "v1"):
+        registry.fail(method="PUT", path=f"manifests/{tag}", call=lose)
+    result = push(pushing)
+    assert result.digest == whole(registry) and registry.open_sessions == 0
+
+
+def test_fault_24_layer_of_buildkit_that_goes(seeded: Seeded) -> None:
+    """FAULTS 24: one that only BuildKit has cannot be sent again: refused as missing, and no tag."""
+    registry, pushing = seeded()
+    (code,) = (layer for layer in pushing.runtime()[0].manifest.layers[2:])
+    registry.fail(
+        method="PUT", path="manifests/v1", call=lambda _: registry._repositories[NAME].blobs.discard(str(code.digest))
+    )
+    with pytest.raises(MissingBlobsError):
+        push(pushing)
+    assert registry.tag(NAME, "v1") is None
+
+
+def test_builder_that_pushes_elsewhere(seeded: Seeded) -> None:
+    """A builder that reaches another registry by the same name is no success: said with what to look at (8)."""
+    registry, pushing = seeded()
+    (pushing.project / "serve.py").write_text("print('new')\n")
+
+    class Elsewhere(Played):
+        def bake(self, targets: Sequence[Any], stopped: Callable[[], bool]) -> BakeResult:
+            return BakeResult({}, 0, frozenset())
+
+    with pytest.raises(IntegrityError, match=r"BuildKit pushed runtime-.*, and it is not there") as caught:
+        Elsewhere(pushing).run()
+    assert "reach the same registry" in caught.value.hint and registry.tag(NAME, "v1") is None
+
+
+@pytest.mark.parametrize("form", ["image", "index"])
+def test_layers_of_the_build_cache(seeded: Seeded, form: str) -> None:
+    """What BuildKit takes from its cache in the repository is reused, and not counted as sent by it."""
+    registry, pushing = seeded()
+    (pushing.project / "serve.py").write_text("print('new')\n")
+    runtime, blobs = pushing.runtime()
+    layers = runtime.manifest.layers
+    cached = Index.create(layers) if form == "index" else runtime.manifest
+    registry.push(NAME, "buildcache", cached, blobs)
+    result = Played(pushing).run()
+    assert result.builder_ran
+    assert {layer.role: layer.action for layer in result.layers} == {
+        "base": "reused", "checkpoint": "packed", "code": "reused",
+    }  # fmt: skip
+    (packed,) = (layer.size for layer in result.layers if layer.role == "checkpoint")
+    assert result.reused == layers[0].size + layers[2].size and result.uploaded < packed + 16 * 1024
 
 
 # ----------------------------------------------------------------------------------------------------- attestations
