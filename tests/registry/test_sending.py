@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,6 +54,13 @@ def test_two_builds_send_a_layer_once(tmp_path: Path, registry: FakeRegistry, co
     sending, waiting = threading.Event(), threading.Event()
     registry.fail(method="PATCH", call=lambda request: (sending.set(), waiting.wait(30)))  # type: ignore[arg-type,return-value]
     found: list[Sent] = []
+    looks = [0]
+
+    def look() -> bool:
+        looks[0] += 1
+        if looks[0] > 3:  # it has waited for a while
+            waiting.set()
+        return False
 
     def first() -> None:
         with State(tmp_path / "state") as state:
@@ -61,18 +69,17 @@ def test_two_builds_send_a_layer_once(tmp_path: Path, registry: FakeRegistry, co
     def listen(event: Event) -> None:
         if isinstance(event, Note):
             notes.append(event.message)
-            waiting.set()
 
     notes: list[str] = []
     thread = threading.Thread(target=first)
     thread.start()
     assert sending.wait(30)
     with State(tmp_path / "state") as state:
-        second = send(connect(registry), state, pack(), listen)
+        second = send(connect(registry), state, pack(), listen, look)
     thread.join()
     size = found[0].layers[0].descriptor.size
     assert len(notes) == 1 and "another build on this machine sends it" in notes[0]
-    assert (found[0].uploaded, second.uploaded, second.reused) == (size, 0, size)
+    assert [(sent.uploaded, sent.reused) for sent in (found[0], second)] == [(size, 0), (0, size)]
     assert registry.received_bytes("PATCH") == size and second.layers == found[0].layers
 
 
@@ -122,6 +129,42 @@ def test_layer_that_turns_out_to_be_there(
     assert (sent.layers, sent.uploaded, sent.reused, sent.new) == ((layer,), 0, size, frozenset())
     assert 0 < sent.dropped < size and events[-1].state == "dropped"
     assert registry.open_sessions == 0 and registry.asked("PUT") == []
+
+
+@pytest.mark.parametrize("first", [64 * MIB, 0], ids=["small", "large"])
+def test_weights_that_were_sent_before(
+    tmp_path: Path,
+    registry: FakeRegistry,
+    connect: Connect,
+    pack: Packs,
+    monkeypatch: pytest.MonkeyPatch,
+    first: int,
+) -> None:
+    """What is there is not sent again: a small layer is hashed first, and so is a large one that was seen before."""
+    monkeypatch.setattr("layerkit.destinations.sending.HASH_FIRST", first)
+    events: list[Transfer] = []
+    with State(tmp_path / "state") as state:
+        one = send(connect(registry), state, pack(), lambda event: events.append(event))  # type: ignore[arg-type]
+        size = one.layers[0].descriptor.size
+        assert (events[-1].done, events[-1].state) == (size, "finished")
+        registry.requests.clear()
+        events.clear()
+        two = send(connect(registry), state, pack(), lambda event: events.append(event))  # type: ignore[arg-type]
+    assert registry.asked("POST") == [] and [event.state for event in events] == ["dropped"]
+    assert (two.layers, two.uploaded, two.reused, two.dropped, two.new) == (one.layers, 0, size, 0, frozenset())
+    assert one.new == {one.layers[0].descriptor.digest}
+
+
+def test_what_must_be_sent_again_is_said(tmp_path: Path, registry: FakeRegistry, connect: Connect, pack: Packs) -> None:
+    """Where an upload falls back the listener is told why its number does, once."""
+    registry.fail(method="PATCH", action="reset", after_bytes=3 * MIB)
+    registry.fail(method="GET", path="uploads", status=404)
+    events: list[Transfer] = []
+    with State(tmp_path / "state") as state:
+        send(connect(registry), state, pack(), lambda event: events.append(event))  # type: ignore[arg-type]
+    falls = [now for before, now in itertools.pairwise(events) if now.done < before.done]
+    assert [event.note for event in falls] == ["starting again"]
+    assert [event for event in events if event.note] == falls
 
 
 def test_next_run_goes_on(tmp_path: Path, registry: FakeRegistry, connect: Connect, pack: Packs) -> None:

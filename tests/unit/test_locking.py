@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from layerkit.checkpoint.elsewhere import Elsewhere
 from layerkit.errors import ConfigurationError, IntegrityError
 from layerkit.events import silent
 from layerkit.fingerprint import Base, Inputs
-from layerkit.lock import Lock, LockedBase
-from layerkit.locking import check_lock, lock_of, with_sources
+from layerkit.lock import Lock, LockedBase, read
+from layerkit.locking import check_lock, hashed, held, lock_of, with_sources, write_lock
 from layerkit.oci import Digest
+from layerkit.project import Checkpoint
 from layerkit.state import State
 from unit.support import PLATFORM, inputs, layer, project, write_project
 from unit.test_planner import known
@@ -79,6 +81,67 @@ def test_build_to_no_registry(root: Path) -> None:
     assert new is not None and (new.repository, new.layers) == ("", (layer("here"),))
     moved = lock(found, pushed, "r.example/elsewhere").checkpoint
     assert moved is not None and moved.repository == "r.example/elsewhere"
+
+
+def test_what_was_known_of_the_files_stays(root: Path) -> None:
+    """The names that Git LFS and DVC have for the files stay where the weights are layers of a registry."""
+    found = known(root)
+    assert found.checkpoint is not None and found.checkpoint.key is not None
+    pushed = lock(found, dvc="md5:" + "0" * 32)
+    assert pushed.checkpoint is not None
+    files = tuple(dataclasses.replace(file, digest=None) for file in pushed.checkpoint.files)
+    there = Elsewhere(found.checkpoint.key, found.checkpoint.digest, found.checkpoint.location, "", "", files=files)
+    absent = dataclasses.replace(found.checkpoint, files=(), digests={}, elsewhere=there)
+    again = lock_of(found, absent, LAYERS, "r.example/x", pushed).checkpoint
+    assert again == pushed.checkpoint
+    here = lock(found, pushed).checkpoint
+    assert here is not None and here.dvc == "", "the weights are here, and DVC calls them nothing any more"
+
+
+def test_target_that_is_the_root(root: Path) -> None:
+    """Weights that go to / are locked as that."""
+    found = lock(known(root, target="/")).checkpoint
+    assert found is not None and found.place["target"] == "/"
+
+
+def test_write(root: Path) -> None:
+    """The lock is written where something is new, and it is said what; where it cannot be, that is a warning."""
+    found, notes = known(root), []
+    path = root / "layerkit.lock"
+    found = dataclasses.replace(found, project=dataclasses.replace(found.project, file=root / "layerkit.toml"))
+
+    def built(these: Inputs) -> list[str]:
+        notes.clear()
+        with State() as state:
+            write_lock(these, these.checkpoint, LAYERS, "r.example/x", read(path), state, notes.append)
+        return [f"{note.level} {note.message}" for note in notes]
+
+    assert built(found) == ["info layerkit.lock: written"]
+    assert read(path) == lock(found) and built(found) == []
+    named = dataclasses.replace(found, bases={"other:1": next(iter(found.bases.values()))})
+    assert built(named) == ["info layerkit.lock: base: python:3.11-slim → other:1"]
+    path.unlink()
+    path.symlink_to(root / "no" / "folder")
+    assert [note.partition(" is not written")[0] for note in built(found)] == [
+        "warning the image is built, and layerkit.lock"
+    ]
+
+
+def test_held(root: Path) -> None:
+    """What is held to a lock is read as far as it is not known, counted, and known from then on."""
+    found = known(root)
+    with State() as state:
+        unknown = inputs(project(root), state)
+        now = held(unknown, lock(found), state)
+        assert now.checkpoint is not None and found.checkpoint is not None
+        assert (now.checkpoint.key, now.checkpoint.read) == (found.checkpoint.key, len(b"weights"))
+        again = held(inputs(project(root), state), lock(found), state).checkpoint
+        assert again is not None and again.read == 0
+        with pytest.raises(ConfigurationError, match=r"there is no layerkit\.lock"):
+            held(unknown, None, state)
+    (root / "model.pth.tar").write_bytes(b"others!")
+    with State() as state, pytest.raises(IntegrityError, match="would change: weights: sha256:"):
+        held(inputs(project(root), state), lock(found), state)
 
 
 # -------------------------------------------------------------------------------------------------------------- sources
@@ -148,6 +211,42 @@ def test_check_other_weights(root: Path) -> None:
     (root / "model.pth.tar").write_bytes(b"longer than before")
     with State() as state, pytest.raises(IntegrityError, match=r"size of model\.pth\.tar: 7 → 18$"):
         check_lock(before, inputs(project(root), state))
+
+
+def test_check_other_files(root: Path) -> None:
+    """Of weights that were never hashed here, files that came or went are named."""
+    (root / "w").mkdir()
+    for name in ("a.bin", "b.bin"):
+        (root / "w" / name).write_bytes(b"1234567")
+    made = dataclasses.replace(project(root), checkpoint=Checkpoint("w"))
+    with State() as state:
+        before = lock(held_by_nothing(inputs(made, state), state))
+    (root / "w" / "b.bin").rename(root / "w" / "c.bin")
+    with State() as state, pytest.raises(IntegrityError) as caught:
+        check_lock(before, inputs(made, state))
+    assert caught.value.message == "layerkit.lock: size of b.bin: 7 → nothing; size of c.bin: nothing → 7"
+
+
+def held_by_nothing(found: Inputs, state: State) -> Inputs:
+    """*found*, with its checkpoint hashed."""
+    assert found.checkpoint is not None
+    return dataclasses.replace(found, checkpoint=hashed(found.checkpoint, state))
+
+
+def test_check_of_weights_that_are_elsewhere(root: Path) -> None:
+    """Weights of an image agree as far as can be known where nobody was asked for it; pointers say which they are."""
+    found = known(root)
+    checkpoint = found.checkpoint
+    assert checkpoint is not None
+    (file,) = lock(found).checkpoint.files  # type: ignore[union-attr]
+    for source, files, said in (("r.example/x@sha256:0", (), "sizes"), ("", (file,), "agrees")):
+        there = Elsewhere(checkpoint.key, checkpoint.digest, "/app/model", "", "", source=source, files=files)
+        absent = dataclasses.replace(checkpoint, files=(), digests={}, elsewhere=there)
+        these = dataclasses.replace(found, checkpoint=absent)
+        assert check_lock(lock(these), these) == said
+        moved = dataclasses.replace(absent, ownership=dataclasses.replace(absent.ownership, target="/srv"))
+        with pytest.raises(ConfigurationError, match=r"checkpoint\.target"):
+            check_lock(lock(these), dataclasses.replace(these, checkpoint=moved))
 
 
 def test_check_other_settings(root: Path) -> None:
