@@ -169,6 +169,44 @@ def test_fault_24_layer_that_goes_before_the_manifest(seeded: Seeded) -> None:
     assert result.digest == whole(registry) and registry.open_sessions == 0
 
 
+def test_fault_24_registry_that_does_not_say_what_is_missing(seeded: Seeded) -> None:
+    """FAULTS 24: where it is not said which blob is missing, all that is ours is sent once more."""
+    registry, pushing = seeded()
+    unknown = '{"errors":[{"code":"MANIFEST_BLOB_UNKNOWN","message":"blob unknown"}]}'
+    registry.fail(method="PUT", path="manifests/v1", status=404, body=unknown)
+    result = push(pushing)
+    (size,) = (layer.size for layer in result.layers if layer.role == "checkpoint")
+    assert result.digest == whole(registry) and registry.received_bytes("PATCH") >= 2 * size
+
+
+def test_fresh_runner_leaves_nothing(seeded: Seeded) -> None:
+    """A machine that knows nothing of the weights finds all of them there, and puts no manifest a second time."""
+    registry, pushing = seeded()
+    first = push(pushing)
+    before = dict(registry._repositories[NAME].manifests)
+    registry.requests.clear()
+    pushing.state = pushing.root / "another machine"
+    second = push(pushing)
+    assert (second.digest, second.uploaded) == (first.digest, 0)
+    assert {layer.action for layer in second.layers} == {"reused"} and second.checkpoint_read == 3 * MIB
+    assert registry._repositories[NAME].manifests == before and registry.asked("PUT") == []
+
+
+def test_what_buildkit_is_asked_for(registry: FakeRegistry, connect: Connect) -> None:
+    """BuildKit pushes OCI images under their names: a runtime image dated, for layerkit prune; http where it must."""
+    home = connect(registry)
+    with State() as state:
+        made = RegistryDestination(home, home, state, insecure=True)
+        runtime, image = made.output("k" * 40), made.finished(["v1", "v2"])
+        https = RegistryDestination(home, home, state).finished(["v1"])
+    assert runtime.names == (f"{registry.host}/{NAME}:runtime-{'k' * 40}",)
+    assert image.names == (f"{registry.host}/{NAME}:v1", f"{registry.host}/{NAME}:v2")
+    pushed = "type=image,push=true,oci-mediatypes=true"
+    assert https.outputs == (pushed,) and image.outputs == (f"{pushed},registry.insecure=true",)
+    (text,) = runtime.outputs
+    assert text.startswith(f"{pushed},annotation.org.opencontainers.image.created=20")
+
+
 def test_fault_24_layer_of_buildkit_that_goes(seeded: Seeded) -> None:
     """FAULTS 24: one that only BuildKit has cannot be sent again: refused as missing, and no tag."""
     registry, pushing = seeded()
