@@ -480,6 +480,35 @@ def test_code_that_changes_the_generated_dockerfile(root: Path) -> None:
     assert said["dependencies"] == ("reused", "nothing in it changed")
 
 
+def test_code_of_an_own_dockerfile(root: Path) -> None:
+    """What a step of one's own Dockerfile runs on nobody knows: with any file changed it is built at most, and why."""
+    lines = (
+        "FROM b\nCOPY requirements.txt /\nRUN pip install -r /requirements.txt\nCOPY --link --from=checkpoint . /m/\n"
+    )
+    (root / "Dockerfile").write_text(lines)
+    own = Project(image=Table("r.example/x", dockerfile="Dockerfile"), checkpoint=Checkpoint("*.tar"), root=root)
+    with State() as state:
+        before = inputs(own, state)
+        (file,) = before.checkpoint.files  # type: ignore[union-attr]
+        state.remember_file(file.source, file.identity, Digest.of(b"weights"))
+        before = inputs(own, state)
+        kept = dataclasses.replace(runtime(), place=("/m", 0, 0))
+        assert before.checkpoint is not None
+        made = assemble(before, {PLATFORM: kept}, WEIGHTS, before.checkpoint.digest, before.checkpoint.key)
+        present = Present({}, WEIGHTS, {}, made.images)
+        assert rows(decide(before, present))["dependencies"] == ("reused", "nothing in it changed")
+        (root / "requirements.txt").write_text("torch==2.14.0\n")
+        found = by_role(decide(inputs(own, state), present))
+    assert (found["dependencies"].action, found["dependencies"].known) == ("built", False)
+    said = "built again where it lies on what changed: requirements.txt "
+    assert found["dependencies"].reason.startswith(said) and found["code"].action == "built"
+    after = dataclasses.replace(before, dockerfile=lines + "COPY src /srv\n")
+    found = by_role(decide(after, present))
+    said = "built again where it lies on what changed: Dockerfile "
+    for role in ("dependencies", "code"):
+        assert found[role].action == "built" and found[role].reason.startswith(said)
+
+
 def test_built_before(root: Path) -> None:
     """Code that was built before, and is not what the tag names, is reused, and said what it differs by."""
     found = known(root)
