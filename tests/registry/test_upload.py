@@ -617,7 +617,7 @@ def test_a_whole_that_turns_out_to_be_there(serve: Serve, connect: Connect) -> N
     data.digest = digest  # type: ignore[method-assign]
     with pytest.raises(UploadDropped):
         repository.upload(data)
-    assert registry.received_bytes() == 0 and registry.open_sessions == 0
+    assert registry.asked("POST") == [] and registry.open_sessions == 0
 
 
 def test_closing_the_client_ends_an_upload(registry: FakeRegistry, connect: Connect) -> None:
