@@ -50,6 +50,16 @@ def test_a_blob_is_one_stream_with_its_length(registry: FakeRegistry, connect: C
     assert data.opened == [0]
 
 
+def test_each_answer_says_where_to_go_on(registry: FakeRegistry, connect: Connect) -> None:
+    """A session's address changes with what it holds (distribution keeps its state there): the newest is used."""
+    connect(registry).upload(Data(BLOB), chunk=2 * MIB)
+    begun, *rest = registry.requests
+    number = rest[0].path.rpartition("/")[2]
+    assert begun.method == "POST" and [request.method for request in rest] == ["PATCH"] * 3 + ["PUT"]
+    held = [int(request.query["_state"].removeprefix(number), 16) for request in rest]
+    assert held == [0, 2 * MIB, 4 * MIB, 6 * MIB]
+
+
 def test_the_digest_is_asked_for_only_when_all_is_sent(registry: FakeRegistry, connect: Connect) -> None:
     """Sending does not wait for the hash: the digest is asked for once every byte is on its way."""
     data = Data(BLOB)
