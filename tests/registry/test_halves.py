@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from layerkit.engine import BakeResult
-from layerkit.errors import AuthenticationError, BuildError, CheckpointError, Stopped
-from layerkit.events import Note
+from layerkit.errors import AuthenticationError, BuildError, CheckpointError, LayerkitError, Stopped
+from layerkit.events import Note, Phase
 from layerkit.pipeline import build, execute
 from layerkit.planner import Plan
 from layerkit.project import load
@@ -187,3 +187,36 @@ def test_secret_that_is_not_there(seeded: tuple[FakeRegistry, Pushing]) -> None:
         played.run()
         said = [event for event in events if isinstance(event, Note) and "NO_SUCH_TOKEN is not set" in event.message]
         assert bool(played.baked) is runs and [note.level for note in said] == ["warning"] * runs
+
+
+def test_plan_that_cannot_compose(seeded: tuple[FakeRegistry, Pushing]) -> None:
+    """Where a step works on the weights it is warned, once and with the step, that BuildKit builds the whole image."""
+    _, pushing = seeded
+    own_dockerfile(pushing, "RUN chown -R 1 /app/model")
+    for way, count in (("compose", 1), ("buildkit", 0)):
+        events: list[Any] = []
+        with Played(pushing, way=way, listener=events.append) as session:
+            assert session.plan().way == "buildkit"
+        said = [event for event in events if isinstance(event, Note) and "BuildKit builds the whole" in event.message]
+        assert len(said) == count and all(note.level == "warning" and "RUN chown" in note.message for note in said)
+
+
+def test_phases(seeded: tuple[FakeRegistry, Pushing]) -> None:
+    """Each part of a build is told when it begins and how it ended; one that failed is the last."""
+    registry, pushing = seeded
+    (pushing.project / "serve.py").write_text("print('new')\n")
+    for status in (0, 403):
+        if status:
+            registry.fail(method="PUT", path="manifests/v1", status=status, times=-1)
+            pushing.weights(seed=1)
+        events: list[Any] = []
+        try:
+            Played(pushing, listener=events.append).run()
+        except LayerkitError:
+            assert status
+        told = [(event.name, event.state) for event in events if isinstance(event, Phase)]
+        ended = [(name, state) for name, state in told if state != "started"]
+        assert sorted(name for name, state in told if state == "started") == sorted(name for name, _ in ended)
+        assert ended[-1] == ("compose", "failed" if status else "finished")
+        assert {state for _, state in ended[:-1]} == {"finished"}
+        assert {name for name, _ in ended} == {"plan", "checkpoint", "compose"} | (set() if status else {"build"})
