@@ -276,19 +276,19 @@ def _layers(
     fresh: Action = "mounted" if present.mounts_base else "built"
     send_base = 0 if present.mounts_base else None
     instructions = changes.get("instructions", "")
-    if instructions and any(changes.get(role) for role in ("base", "dependencies", "code")):
+    own = bool(inputs.project.image.dockerfile)  # of which nobody knows what it puts under what
+    if own and (changed := "; ".join(filter(None, (changes.get("code"), instructions)))):
+        instructions = f"built again where it lies on what changed: {changed}"
+    elif any(changes.get(role) for role in ("base", "dependencies", "code")):
         instructions = ""  # a changed requirement changes the generated Dockerfile too; the first reason is the better
     planned = []
     for role in ROLES:
         if role == "checkpoint":
-            own = bool(inputs.project.image.dockerfile)  # of which nobody knows what it puts under the checkpoint
             same_below = bool(before) and not (no_cache or own or changes["base"] or changes["dependencies"])
             shaky = present.stacked and bool(to_build) and (not same_below or bool(instructions))
             planned += _checkpoint(inputs, present, pack, way, shaky)
             continue
-        if role == "dependencies" and not (
-            now["dependencies"] or inputs.project.image.dockerfile or _makes_folder(inputs)
-        ):
+        if role == "dependencies" and not (now["dependencies"] or own or _makes_folder(inputs)):
             continue
         if role in ("base", "code") and not now[role]:
             continue
@@ -303,7 +303,7 @@ def _layers(
         elif changes.get(role) or not before:
             reason = changes.get(role) or "no earlier image to take it from"
             planned.append(LayerPlan(role, "built", reason, sent, None, known=False))
-        elif (no_cache and role != "base") or (role == "dependencies" and (below or instructions)):
+        elif role != "base" and (no_cache or own or role == "dependencies") and (below or instructions):
             planned.append(LayerPlan(role, "built", below or instructions, sent, None, known=False))
         else:
             planned.append(LayerPlan(role, "reused", "nothing in it changed", sent, known=False))

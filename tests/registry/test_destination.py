@@ -20,7 +20,7 @@ from layerkit.events import Event, Phase, silent
 from layerkit.oci import MEDIA, Descriptor, Digest, Index, Manifest, Platform, Reference, dump
 from layerkit.pipeline import build
 from layerkit.project import load
-from layerkit.registry import Client
+from layerkit.registry import Client, MissingBlobsError
 from layerkit.results import Result
 from layerkit.settings import Settings
 from layerkit.state import State
@@ -148,6 +148,107 @@ def test_damaged_manifest(seeded: Seeded, which: str, damage: str) -> None:
     assert push(pushing).digest == first.digest
     mended = Manifest.parse(home.manifests[home.tags[name]][0])
     assert mended.layers == Manifest.parse(raw).layers and whole(registry) == first.digest
+
+
+def test_fault_24_layer_that_goes_before_the_manifest(seeded: Seeded) -> None:
+    """FAULTS 24: a layer or configuration of ours that goes right before a manifest names it is sent once more."""
+    registry, pushing = seeded()
+
+    def lose(request: Request) -> None:
+        for digest in {str(item) for item in mine()}:
+            registry._repositories[NAME].blobs.discard(digest)
+
+    def mine() -> Sequence[Digest]:
+        home = registry._repositories[NAME]
+        return [Digest.parse(digest) for digest in home.blobs if digest not in before]
+
+    before = set(registry._repositories[NAME].blobs)
+    for tag in ("checkpoint-", "v1"):
+        registry.fail(method="PUT", path=f"manifests/{tag}", call=lose)
+    result = push(pushing)
+    assert result.digest == whole(registry) and registry.open_sessions == 0
+
+
+def test_fault_24_registry_that_does_not_say_what_is_missing(seeded: Seeded) -> None:
+    """FAULTS 24: where it is not said which blob is missing, all that is ours is sent once more."""
+    registry, pushing = seeded()
+    unknown = '{"errors":[{"code":"MANIFEST_BLOB_UNKNOWN","message":"blob unknown"}]}'
+    registry.fail(method="PUT", path="manifests/v1", status=404, body=unknown)
+    result = push(pushing)
+    (size,) = (layer.size for layer in result.layers if layer.role == "checkpoint")
+    assert result.digest == whole(registry) and registry.received_bytes("PATCH") >= 2 * size
+
+
+def test_fresh_runner_leaves_nothing(seeded: Seeded) -> None:
+    """A machine that knows nothing of the weights finds all of them there, and puts no manifest a second time."""
+    registry, pushing = seeded()
+    first = push(pushing)
+    before = dict(registry._repositories[NAME].manifests)
+    registry.requests.clear()
+    pushing.state = pushing.root / "another machine"
+    second = push(pushing)
+    assert (second.digest, second.uploaded) == (first.digest, 0)
+    assert {layer.action for layer in second.layers} == {"reused"} and second.checkpoint_read == 3 * MIB
+    assert registry._repositories[NAME].manifests == before and registry.asked("PUT") == []
+
+
+def test_what_buildkit_is_asked_for(registry: FakeRegistry, connect: Connect) -> None:
+    """BuildKit pushes OCI images under their names: a runtime image dated, for layerkit prune; http where it must."""
+    home = connect(registry)
+    with State() as state:
+        made = RegistryDestination(home, home, state, insecure=True)
+        runtime, image = made.output("k" * 40), made.finished(["v1", "v2"])
+        https = RegistryDestination(home, home, state).finished(["v1"])
+    assert runtime.names == (f"{registry.host}/{NAME}:runtime-{'k' * 40}",)
+    assert image.names == (f"{registry.host}/{NAME}:v1", f"{registry.host}/{NAME}:v2")
+    pushed = "type=image,push=true,oci-mediatypes=true"
+    assert https.outputs == (pushed,) and image.outputs == (f"{pushed},registry.insecure=true",)
+    (text,) = runtime.outputs
+    assert text.startswith(f"{pushed},annotation.org.opencontainers.image.created=20")
+
+
+def test_fault_24_layer_of_buildkit_that_goes(seeded: Seeded) -> None:
+    """FAULTS 24: one that only BuildKit has cannot be sent again: refused as missing, and no tag."""
+    registry, pushing = seeded()
+    (code,) = (layer for layer in pushing.runtime()[0].manifest.layers[2:])
+    registry.fail(
+        method="PUT", path="manifests/v1", call=lambda _: registry._repositories[NAME].blobs.discard(str(code.digest))
+    )
+    with pytest.raises(MissingBlobsError):
+        push(pushing)
+    assert registry.tag(NAME, "v1") is None
+
+
+def test_builder_that_pushes_elsewhere(seeded: Seeded) -> None:
+    """A builder that reaches another registry by the same name is no success: said with what to look at (8)."""
+    registry, pushing = seeded()
+    (pushing.project / "serve.py").write_text("print('new')\n")
+
+    class Elsewhere(Played):
+        def bake(self, targets: Sequence[Any], stopped: Callable[[], bool]) -> BakeResult:
+            return BakeResult({}, 0, frozenset())
+
+    with pytest.raises(IntegrityError, match=r"BuildKit pushed runtime-.*, and it is not there") as caught:
+        Elsewhere(pushing).run()
+    assert "reach the same registry" in caught.value.hint and registry.tag(NAME, "v1") is None
+
+
+@pytest.mark.parametrize("form", ["image", "index"])
+def test_layers_of_the_build_cache(seeded: Seeded, form: str) -> None:
+    """What BuildKit takes from its cache in the repository is reused, and not counted as sent by it."""
+    registry, pushing = seeded()
+    (pushing.project / "serve.py").write_text("print('new')\n")
+    runtime, blobs = pushing.runtime()
+    layers = runtime.manifest.layers
+    cached = Index.create(layers) if form == "index" else runtime.manifest
+    registry.push(NAME, "buildcache", cached, blobs)
+    result = Played(pushing).run()
+    assert result.builder_ran
+    assert {layer.role: layer.action for layer in result.layers} == {
+        "base": "reused", "checkpoint": "packed", "code": "reused",
+    }  # fmt: skip
+    (packed,) = (layer.size for layer in result.layers if layer.role == "checkpoint")
+    assert result.reused == layers[0].size + layers[2].size and result.uploaded < packed + 16 * 1024
 
 
 # ----------------------------------------------------------------------------------------------------- attestations

@@ -10,9 +10,13 @@ from typing import Any
 import pytest
 
 from layerkit.engine import BakeResult
-from layerkit.errors import AuthenticationError, BuildError, CheckpointError, Stopped
-from layerkit.pipeline import execute
+from layerkit.errors import AuthenticationError, BuildError, CheckpointError, LayerkitError, Stopped
+from layerkit.events import Note, Phase
+from layerkit.pipeline import build, execute
+from layerkit.planner import Plan
+from layerkit.project import load
 from layerkit.runtime.bake import PLACEHOLDER, PLACEHOLDER_NAME
+from layerkit.settings import Settings
 from layerkit.testing import FakeRegistry
 from registry.pushing import NAME, Played, Pushing, image, tar_of
 
@@ -130,3 +134,89 @@ def test_weights_elsewhere_and_a_step_on_them(seeded: tuple[FakeRegistry, Pushin
     with pytest.raises(CheckpointError, match="composing is not possible"):
         played.run()
     assert played.baked == []
+
+
+def test_step_that_worked_on_the_placeholder(seeded: tuple[FakeRegistry, Pushing]) -> None:
+    """Where what was built shows that a step worked on the weights, BuildKit builds it all, and it is said why."""
+    registry, pushing = seeded
+    own_dockerfile(pushing, 'RUN ["/own"]')
+    (pushing.project / "serve.py").write_text("print('other')\n")
+    base, model = (tar_of({"x": b"1"}), "ADD rootfs"), tar_of({f"app/model/{PLACEHOLDER_NAME}": PLACEHOLDER})
+    made = image([base, (model, MODEL), (tar_of({f"app/model/.wh.{PLACEHOLDER_NAME}": b""}), "RUN /own")])
+    vars(pushing)["runtime"] = lambda: made
+    played = Played(pushing)
+    played.whole = image([base, (tar_of({"app/model/model.pt": b"w"}), MODEL)])
+    result = played.run()
+    assert played.baked == ["runtime-0", "image"] and result.way == "buildkit"
+    assert result.why.startswith("composing was not possible: ") and "RUN /own" in result.why
+    assert registry.tag(NAME, "v1") == played.whole[0].manifest.digest
+
+
+def test_who_asks_for_the_plan_may_end_the_build(seeded: tuple[FakeRegistry, Pushing]) -> None:
+    """The plan is given once, before anything is done; what is raised then ends the build, and nothing was sent."""
+    registry, pushing = seeded
+    registry.requests.clear()
+
+    class Enough(Exception):
+        pass
+
+    def planned(plan: Plan) -> None:
+        assert plan.pack
+        raise Enough
+
+    settings = Settings.from_environment(pushing.environ)
+    with pytest.raises(Enough):
+        build(load(None, root=pushing.project), push=True, settings=settings, planned=planned)
+    assert {request.method for request in registry.requests} <= {"GET", "HEAD"}
+
+
+def test_secret_that_is_not_there(seeded: tuple[FakeRegistry, Pushing]) -> None:
+    """A secret that no step requires, and that is not there, is a warning where BuildKit runs, and none where not."""
+    _, pushing = seeded
+    toml = pushing.project / "layerkit.toml"
+    toml.write_text(toml.read_text() + '[builder.secrets]\ntoken = { env = "LAYERKIT_NO_SUCH_TOKEN" }\n')
+    (pushing.project / "Dockerfile").write_text(
+        f"FROM {pushing.host}/team/base:1\n{MODEL}\nRUN --mount=type=secret,id=token true\n"
+    )
+    toml.write_text(toml.read_text().replace(f'base = "{pushing.host}/team/base:1"', 'dockerfile = "Dockerfile"'))
+    toml.write_text(toml.read_text().replace('command = ["python3", "serve.py"]\n', ""))
+    toml.write_text(toml.read_text().replace('[code]\ninclude = ["serve.py"]\n\n', ""))
+    for runs in (True, False):
+        events: list[Any] = []
+        played = Played(pushing, listener=events.append)
+        played.run()
+        said = [event for event in events if isinstance(event, Note) and "NO_SUCH_TOKEN is not set" in event.message]
+        assert bool(played.baked) is runs and [note.level for note in said] == ["warning"] * runs
+
+
+def test_plan_that_cannot_compose(seeded: tuple[FakeRegistry, Pushing]) -> None:
+    """Where a step works on the weights it is warned, once and with the step, that BuildKit builds the whole image."""
+    _, pushing = seeded
+    own_dockerfile(pushing, "RUN chown -R 1 /app/model")
+    for way, count in (("compose", 1), ("buildkit", 0)):
+        events: list[Any] = []
+        with Played(pushing, way=way, listener=events.append) as session:
+            assert session.plan().way == "buildkit"
+        said = [event for event in events if isinstance(event, Note) and "BuildKit builds the whole" in event.message]
+        assert len(said) == count and all(note.level == "warning" and "RUN chown" in note.message for note in said)
+
+
+def test_phases(seeded: tuple[FakeRegistry, Pushing]) -> None:
+    """Each part of a build is told when it begins and how it ended; one that failed is the last."""
+    registry, pushing = seeded
+    (pushing.project / "serve.py").write_text("print('new')\n")
+    for status in (0, 403):
+        if status:
+            registry.fail(method="PUT", path="manifests/v1", status=status, times=-1)
+            pushing.weights(seed=1)
+        events: list[Any] = []
+        try:
+            Played(pushing, listener=events.append).run()
+        except LayerkitError:
+            assert status
+        told = [(event.name, event.state) for event in events if isinstance(event, Phase)]
+        ended = [(name, state) for name, state in told if state != "started"]
+        assert sorted(name for name, state in told if state == "started") == sorted(name for name, _ in ended)
+        assert ended[-1] == ("compose", "failed" if status else "finished")
+        assert {state for _, state in ended[:-1]} == {"finished"}
+        assert {name for name, _ in ended} == {"plan", "checkpoint", "compose"} | (set() if status else {"build"})

@@ -10,6 +10,7 @@ import pytest
 from layerkit.checkpoint import compress
 from layerkit.errors import ConflictError, RefusedError, TransientError
 from layerkit.events import Event, Note
+from layerkit.lock import read
 from layerkit.registry import Client
 from layerkit.testing import FakeRegistry
 from registry.pushing import NAME, Played, Pushing, image, tar_of
@@ -118,6 +119,42 @@ def test_tag_moved_before_buildkit_pushes(tmp_path: Path, serve: Serve) -> None:
     with pytest.raises(ConflictError, match="tag 'v1' moved from nothing to"):
         played.run()
     assert played.baked == ["runtime-0"] and registry.tag(NAME, "v1") == OTHER[0].manifest.digest
+
+
+# ---------------------------------------------------------------------------------------------------- what it remembers
+
+
+def test_what_a_build_leaves_behind(tmp_path: Path, serve: Serve) -> None:
+    """A result has its plan and when its parts ran; a later plan is told what it took; the lock says what went in."""
+    registry = serve()
+    pushing = project(tmp_path, registry)
+    lock = pushing.project / "layerkit.lock"
+    change(pushing)
+    first = Played(pushing).run()
+    assert first.plan is not None and first.plan.estimate is None and first.plan.pack
+    assert {span.name for span in first.timeline} >= {"plan", "build", "checkpoint", "compose"}
+    assert set(first.seconds) == {"plan", "build", "checkpoint", "compose", "total"}
+    assert all(0 < seconds <= first.seconds["total"] for seconds in first.seconds.values())
+    locked = read(lock)
+    assert locked is not None and locked.checkpoint is not None
+    assert locked.checkpoint.repository == f"{registry.host}/{NAME}"
+    with Played(pushing) as session:
+        assert session.plan().estimate is not None
+    pushing.weights(seed=1)
+    played = Played(pushing, way="buildkit")
+    played.whole = WHOLE
+    assert played.run().why == "asked for" and read(lock) == locked, "which layers the image has nobody knows"
+
+
+def test_source_date_epoch(tmp_path: Path, serve: Serve) -> None:
+    """SOURCE_DATE_EPOCH is an input: with another one the runtime image is another."""
+    pushing = project(tmp_path, serve())
+    keys = []
+    for epoch in ("", "0", "1"):
+        pushing.environment = {"SOURCE_DATE_EPOCH": epoch} if epoch else {}
+        with Played(pushing) as session:
+            keys.append(session.inputs().runtime_key("linux/amd64"))
+    assert len(set(keys)) == 3
 
 
 # ------------------------------------------------------------------------------------------------------- what it counts

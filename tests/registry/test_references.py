@@ -390,6 +390,7 @@ def test_image_as_checkpoint(checkout: Checkout) -> None:
         traffic = Traffic(checkout.registry, Digest.parse(layers(first)[0][0]))
         done = other.push("v1", f"image.name={checkout.host}/{name}")
         assert layers(done) == [(layers(first)[0][0], "mounted")] and traffic.reads == 0
+        assert done.uploaded < 16 * 1024
         locked = other.lock.checkpoint
         assert locked is not None and locked.source.startswith(f"{checkout.host}/{NAME}@sha256:")
         assert locked.location == "/app/model/model.pt" and locked.digest == checkout.lock.checkpoint.digest  # type: ignore[union-attr]

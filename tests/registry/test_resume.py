@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from layerkit.errors import TransientError
+from layerkit.errors import LayerkitError, TransientError
 from layerkit.registry import Standing, UploadDropped
 from layerkit.registry.ways import CHUNK, LARGE, Memory, Way, default_way
 from layerkit.state import State
@@ -101,6 +101,25 @@ def test_an_impossible_offset(registry: FakeRegistry, connect: Connect, held: in
     assert registry.blob("team/model", data.descriptor.digest) == BLOB
 
 
+def test_more_than_there_is(registry: FakeRegistry, connect: Connect) -> None:
+    """A session of an earlier run that has more bytes than the blob is closed, and all is sent in a new one."""
+    kept, data = broken_off(registry, connect, after=MIB), Data(BLOB)
+    registry.fail(method="GET", path="uploads", status=204, headers={"Range": f"0-{len(BLOB)}"})
+    connect(registry).upload(data, journal=kept)
+    assert registry.blob("team/model", data.descriptor.digest) == BLOB
+    assert registry.open_sessions == 0
+
+
+def test_an_address_that_is_for_nobody_any_more(registry: FakeRegistry, connect: Connect, serve: Serve) -> None:
+    """A kept address of a storage that wants a login now (a signature that expired) costs a new session, no more."""
+    storage, data = serve(), Data(BLOB)
+    storage.fail(status=401, headers={"WWW-Authenticate": 'Basic realm="x"'}, times=-1)
+    kept = Kept(Standing(f"http://{storage.host}/v2/team/model/blobs/uploads/x?signature=1", MIB))
+    connect(registry).upload(data, journal=kept)
+    assert registry.blob("team/model", data.descriptor.digest) == BLOB
+    assert len(storage.requests) == 1
+
+
 def test_bytes_of_another_run_that_were_wrong(registry: FakeRegistry, connect: Connect) -> None:
     """What an earlier run sent was hurt: all is sent anew, and once more if that is hurt too."""
     kept = broken_off(registry, connect, after=4 * MIB)
@@ -182,6 +201,29 @@ def test_nobody_but_us_wants_chunks(
     assert registry.blob("team/model", data.descriptor.digest) == BLOB
     assert registry.asked("PATCH")[-1].received == len(BLOB)
     assert registry.open_sessions == 0
+
+
+def test_chunks_of_which_only_a_part_is_acknowledged(
+    registry: FakeRegistry, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 4: where the large chunks that nobody asked for are not acknowledged as sent, one stream is sent."""
+    monkeypatch.setattr("layerkit.registry.ways.LARGE", 4 * MIB)
+    monkeypatch.setattr("layerkit.registry.ways.CHUNK", 2 * MIB)
+    registry.fail(method="PATCH", status=202, after_bytes=2 * MIB, headers={"Range": "0-99"})
+    data = Data(BLOB)
+    connect(registry).upload(data)
+    assert registry.blob("team/model", data.descriptor.digest) == BLOB
+    assert [request.received for request in registry.asked("PATCH")] == [2 * MIB, len(BLOB)]
+    assert registry.open_sessions == 0
+
+
+def test_chunks_that_are_denied(registry: FakeRegistry, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refusal that says DENIED is about who may, not about the way: no other one is tried."""
+    monkeypatch.setattr("layerkit.registry.ways.LARGE", 4 * MIB)
+    registry.fail(method="PATCH", status=405, body='{"errors":[{"code":"DENIED","message":"read-only"}]}', times=-1)
+    with pytest.raises(LayerkitError, match="read-only"):
+        connect(registry).upload(Data(BLOB))
+    assert len(registry.asked("PATCH")) == 1 and registry.open_sessions == 0
 
 
 # ------------------------------------------------------------------------------------------------ state

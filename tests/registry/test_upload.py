@@ -50,6 +50,16 @@ def test_a_blob_is_one_stream_with_its_length(registry: FakeRegistry, connect: C
     assert data.opened == [0]
 
 
+def test_each_answer_says_where_to_go_on(registry: FakeRegistry, connect: Connect) -> None:
+    """A session's address changes with what it holds (distribution keeps its state there): the newest is used."""
+    connect(registry).upload(Data(BLOB), chunk=2 * MIB)
+    begun, *rest = registry.requests
+    number = rest[0].path.rpartition("/")[2]
+    assert begun.method == "POST" and [request.method for request in rest] == ["PATCH"] * 3 + ["PUT"]
+    held = [int(request.query["_state"].removeprefix(number), 16) for request in rest]
+    assert held == [0, 2 * MIB, 4 * MIB, 6 * MIB]
+
+
 def test_the_digest_is_asked_for_only_when_all_is_sent(registry: FakeRegistry, connect: Connect) -> None:
     """Sending does not wait for the hash: the digest is asked for once every byte is on its way."""
     data = Data(BLOB)
@@ -128,6 +138,25 @@ def test_fault_2_a_session_that_is_unknown(registry: FakeRegistry, connect: Conn
     assert len(registry.asked("POST")) == 2
 
 
+def test_fault_2_a_commit_that_finds_no_session(registry: FakeRegistry, connect: Connect) -> None:
+    """FAULTS 2: where the session is lost when all was sent, all is sent in a new one."""
+    data = Data(BLOB)
+    registry.fail(method="PUT", call=lambda request: registry.forget_sessions())
+    connect(registry).upload(data)
+    assert stored(registry, data)
+    assert len(registry.asked("POST")) == 2
+
+
+def test_a_registry_that_does_not_say_where_a_session_stands(registry: FakeRegistry, connect: Connect) -> None:
+    """An answer without a Range leaves it at what was acknowledged: it goes on there, and sends nothing twice."""
+    data = Data(BLOB)
+    registry.fail(method="PATCH", action="reset", skip=1)
+    registry.fail(method="GET", path="uploads", status=204)
+    connect(registry).upload(data, chunk=MIB)
+    assert stored(registry, data)
+    assert registry.received_bytes("PATCH") == len(BLOB) and len(registry.asked("POST")) == 1
+
+
 def test_fault_3_416_says_where_to_go_on(registry: FakeRegistry, connect: Connect) -> None:
     """FAULTS 3: 416 with a Range goes on behind it, with nothing sent twice."""
     data = Data(BLOB)
@@ -137,6 +166,26 @@ def test_fault_3_416_says_where_to_go_on(registry: FakeRegistry, connect: Connec
     connect(registry).upload(data, chunk=MIB)
     assert stored(registry, data)
     assert [r.status for r in registry.asked("PATCH")].count(416) == 1
+
+
+def test_fault_3_416_with_more_than_was_sent(registry: FakeRegistry, connect: Connect) -> None:
+    """FAULTS 3: a 416 that tells of bytes that nobody sent is no place to go on at: a new session gets all of them."""
+    data = Data(BLOB)
+    registry.fail(method="PATCH", status=416, headers={"Range": f"0-{4 * MIB}"}, skip=1)
+    connect(registry).upload(data, chunk=MIB)
+    assert stored(registry, data)
+    assert len(registry.asked("POST")) == 2
+
+
+@pytest.mark.parametrize("status", [400, 409, 416])
+def test_a_later_chunk_that_is_refused(registry: FakeRegistry, connect: Connect, status: int) -> None:
+    """Where the first chunk was taken and the next is not, the way is right: a new session gets all by the same."""
+    data = Data(BLOB)
+    registry.fail(method="PATCH", status=status, skip=1)
+    connect(registry).upload(data, chunk=MIB)
+    assert stored(registry, data)
+    assert len(registry.asked("POST")) == 2
+    assert {request.received for request in registry.asked("PATCH")} <= {0, MIB}
 
 
 def test_fault_4_a_range_that_is_not_what_was_sent(registry: FakeRegistry, connect: Connect) -> None:
@@ -179,6 +228,18 @@ def test_fault_6_a_lost_commit_is_committed_again(registry: FakeRegistry, connec
     registry.fail(method="PUT", action="reset")
     connect(registry).upload(data)
     assert stored(registry, data)
+    assert registry.received_bytes("PATCH") == len(BLOB)
+
+
+def test_fault_6_a_lost_201_that_shows_late(registry: FakeRegistry, connect: Connect) -> None:
+    """FAULTS 6: a blob that HEAD does not tell of at once is there when the second commit finds its session gone."""
+    data = Data(BLOB)
+    registry.fail(method="PUT", action="lost")
+    registry.fail(method="HEAD", status=404)
+    registry.fail(method="GET", path="uploads", status=204, headers={"Range": f"0-{len(BLOB) - 1}"})
+    connect(registry).upload(data)
+    assert stored(registry, data)
+    assert [request.status for request in registry.asked("PUT")][1:] == [404]
     assert registry.received_bytes("PATCH") == len(BLOB)
 
 
@@ -319,6 +380,20 @@ def test_fault_9_a_registry_that_requires_content_range(serve: Serve, connect: C
     registry, data = serve(Profile(content_range="required")), Data(BLOB)
     connect(registry).upload(data)
     assert stored(registry, data)
+
+
+def test_fault_8_a_whole_that_is_too_large(registry: FakeRegistry, connect: Connect) -> None:
+    """FAULTS 8: where one PUT was found to be the way, and a proxy takes no such large one, chunks are tried."""
+    repository = connect(registry)
+    registry.fail(method="PATCH", status=405)
+    repository.upload(Data(b"small"))
+    assert registry.received_bytes("PUT") == len(b"small")
+    registry.fail(method="PUT", status=413)
+    data = Data(BLOB)
+    repository.upload(data)
+    assert stored(registry, data)
+    assert registry.received_bytes("PATCH") == len(BLOB)
+    assert registry.open_sessions == 0
 
 
 @pytest.mark.parametrize("least", [0, MIB], ids=["any", "at-least-1-mib"])
@@ -526,6 +601,33 @@ def test_an_upload_that_was_faster_than_the_hash_is_dropped(
     assert caught.value.sent == data.size
     assert registry.open_sessions == 0
     assert registry.asked("PUT") == []
+
+
+def test_what_is_there_already_is_not_begun(registry: FakeRegistry, connect: Connect) -> None:
+    """Content that turns out to be there before anything was sent opens no session."""
+    data = Data(BLOB)
+    data.stop_after = -1
+    with pytest.raises(UploadDropped):
+        connect(registry).upload(data)
+    assert registry.requests == []
+
+
+def test_a_whole_that_turns_out_to_be_there(serve: Serve, connect: Connect) -> None:
+    """Where everything would go in one PUT, what its digest shows to be there is not sent."""
+    registry, data = serve("gar-monolithic"), Data(BLOB)
+    repository = connect(registry)
+    repository.upload(Data(b"small"))  # it is known by now that this registry wants one PUT
+    registry.requests.clear()
+    real = data.digest
+
+    def digest() -> Digest:
+        data.stop_after = -1
+        return real()
+
+    data.digest = digest  # type: ignore[method-assign]
+    with pytest.raises(UploadDropped):
+        repository.upload(data)
+    assert registry.asked("POST") == [] and registry.open_sessions == 0
 
 
 def test_closing_the_client_ends_an_upload(registry: FakeRegistry, connect: Connect) -> None:

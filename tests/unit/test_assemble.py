@@ -7,10 +7,22 @@ from typing import Any
 
 import pytest
 
-from layerkit.assemble import PackedCheckpoint, Runtime, assemble, checkpoint_image, roles_of, roles_of_whole
+from layerkit.assemble import (
+    RECIPE,
+    SAMPLES,
+    PackedCheckpoint,
+    Runtime,
+    assemble,
+    checkpoint_image,
+    roles_of,
+    roles_of_whole,
+)
+from layerkit.assemble import WEIGHTS as WEIGHTS_HASH
 from layerkit.checkpoint import Ownership
+from layerkit.checkpoint.elsewhere import Elsewhere
+from layerkit.checkpoint.recipe import Recipe
 from layerkit.errors import IntegrityError
-from layerkit.fingerprint import Inputs
+from layerkit.fingerprint import Base, Inputs
 from layerkit.oci import MEDIA, Config, Descriptor, Digest, Image, Index, Manifest, Platform, dump
 from layerkit.state import State
 from unit.support import PLATFORM, image, inputs, layer, project, runtime, write_project
@@ -144,6 +156,7 @@ def test_roles(instruction: str, role: str) -> None:
         ("COPY --chown=0:0 --chmod=0644 . /app/model/ # buildkit", "checkpoint"),
         ("COPY model.pt /app/model # buildkit", "checkpoint"),
         ("COPY . model/ # buildkit", "checkpoint"),
+        ("COPY . other/ # buildkit", "code"),
         ("COPY src /app # buildkit", "code"),
         ("RUN /bin/sh -c cp -r x /app/model # buildkit", "dependencies"),
     ],
@@ -154,6 +167,41 @@ def test_roles_of_whole(root: Path, instruction: str, role: str) -> None:
     assert roles_of_whole(made, wanted(root)) == ("base", "base", role)
     mounted = roles_of_whole(made, wanted(root, placement="artifact"))
     assert mounted[2] == ("code" if role == "checkpoint" else role)
+
+
+def test_roles_on_no_base(root: Path) -> None:
+    """An image that starts from nothing has no layer of a base, composed or built whole."""
+    found = dataclasses.replace(wanted(root), bases={})
+    given = runtime()
+    assert "base" not in assemble(found, {PLATFORM: given}, WEIGHTS, CONTENT, KEY).roles[PLATFORM]
+    assert "base" not in roles_of_whole(given.image, found)
+    elsewhere = dataclasses.replace(wanted(root), bases={"b": Base(CONTENT, {"linux/riscv64": 2})})
+    assert "base" not in roles_of_whole(given.image, elsewhere), "whose layers on this platform nobody knows"
+
+
+def test_how_the_weights_were_made(root: Path) -> None:
+    """The annotations say how the layers were made where not as the files are, which layerkit verify goes by."""
+    found = wanted(root)
+    plain = assemble(found, {PLATFORM: runtime()}, WEIGHTS, CONTENT, KEY).images[PLATFORM]
+    assert RECIPE not in plain.manifest.annotations and SAMPLES not in plain.manifest.annotations
+    assert found.checkpoint is not None
+    recipe = Recipe(format="safetensors", shard_size=1000)
+    checkpoint = dataclasses.replace(found.checkpoint, recipe=recipe)
+    made = assemble(dataclasses.replace(found, checkpoint=checkpoint), {PLATFORM: runtime()}, WEIGHTS, CONTENT, KEY)
+    annotations = made.images[PLATFORM].manifest.annotations
+    assert Recipe.of_record(json.loads(annotations[RECIPE])) == recipe
+
+
+def test_weights_hash_of_weights_that_are_elsewhere(root: Path) -> None:
+    """The weights hash of layers that a registry has goes on with them to the next image."""
+    found, weights = wanted(root), Digest.of(b"tensors")
+    assert found.checkpoint is not None
+    elsewhere = Elsewhere(KEY, CONTENT, "/app/model/model.pth.tar", "", "", weights=weights, samples=("a", "b"))
+    checkpoint = dataclasses.replace(found.checkpoint, elsewhere=elsewhere)
+    made = assemble(dataclasses.replace(found, checkpoint=checkpoint), {PLATFORM: runtime()}, WEIGHTS, CONTENT, KEY)
+    image = made.images[PLATFORM]
+    assert image.config.labels[WEIGHTS_HASH] == str(weights)
+    assert image.manifest.annotations[SAMPLES].split() == ["a", "b"]
 
 
 # -------------------------------------------------------------------------------------------------------- attestations

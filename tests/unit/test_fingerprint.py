@@ -13,9 +13,10 @@ import layerkit.fingerprint as fingerprint_module
 from layerkit.checkpoint import Ownership, checkpoint_key, find
 from layerkit.checkpoint.parts import hash_content
 from layerkit.errors import CheckpointError, ConfigurationError
-from layerkit.fingerprint import fingerprint, hash_file
+from layerkit.fingerprint import Base, Inputs, fingerprint, hash_file
 from layerkit.oci import Digest
 from layerkit.project import Builder, Checkpoint, Code, Dependencies, Image, Project, Secret
+from layerkit.runtime import ContextFile
 from layerkit.state import State
 from unit.support import PLATFORM, inputs, project, slow_clock, write_project
 
@@ -470,3 +471,39 @@ def test_wheels_of_uv(tmp_path: Path) -> None:
     assert caught.value.hint == "pip download --dest wheels uv"
     (tmp_path / "wheels/uv-1-py3-none-manylinux_2_28_x86_64.whl").touch()
     key(made)
+
+
+def test_key_stays_what_it_was(tmp_path: Path) -> None:
+    """The same inputs have the same key in every version: another one has every user's images built anew.
+
+    Where they are to be (the same inputs would build another image), FORMAT_VERSION is raised.
+    """
+    builder = Builder(args={"A": "1"}, secrets={"token": Secret(env="T")}, network="none", attest=["type=sbom"])
+    made = Project(image=Image("a/b", dockerfile="Dockerfile", target="t"), builder=builder, root=tmp_path)
+    digest = Digest.of(b"x")
+    found = Inputs(
+        made, "FROM b\n", (ContextFile("a.py", tmp_path / "a.py", 1, 0o644),), {"a.py": digest}, frozenset(),
+        {"w.whl": digest}, {"b": Base(digest)}, (PLATFORM,), None, 7,
+    )  # fmt: skip
+    assert found.runtime_key(PLATFORM) == "45ab97ed485ff7af1dc2c2c9453ddc7edcd72834"
+
+
+def test_base_of_another_platform(tmp_path: Path) -> None:
+    """The base that the wanted stage starts from must be of the platform: which it is of is said, with what to do."""
+    write_project(tmp_path)
+    text = "ARG BASE=arm:1\nFROM ${BASE} AS small\nFROM amd:1 AS large\nCOPY src /srv\n"
+    (tmp_path / "Dockerfile").write_text(text)
+    bases = {"arm:1": Base(Digest.of(b"a"), others={PLATFORM: "linux/arm64"}), "amd:1": Base(Digest.of(b"b"))}
+    bases["other:1"] = bases["amd:1"]
+
+    def made(target: str, **args: str) -> None:
+        image = Image("a/b", dockerfile="Dockerfile", target=target)
+        own = Project(image=image, builder=Builder(args=args), root=tmp_path)
+        with State() as state:
+            fingerprint(own, state, platforms=(PLATFORM,), resolve=bases.__getitem__)
+
+    made("large")
+    made("small", BASE="other:1")
+    with pytest.raises(ConfigurationError, match=r"base image arm:1: is of linux/arm64, not of linux/amd64") as caught:
+        made("small")
+    assert "--platform" in caught.value.hint

@@ -56,6 +56,13 @@ def test_fault_10_layers_that_are_there(tmp_path: Path) -> None:
     assert not decide(found, Present(checkpoint=(layer("weights"),), layer_limit=1)).pack
 
 
+def test_fault_10_layers_that_are_to_be_compressed(tmp_path: Path) -> None:
+    """FAULTS 10: of layers that are compressed nobody knows beforehand how large they will be: none is refused."""
+    with State() as state:
+        found = inputs(project(write_project(tmp_path), compression="zstd"), state)
+    assert decide(found, Present(layer_limit=1)).pack
+
+
 def test_fault_29_over_127_layers_to_build(found: Inputs) -> None:
     """FAULTS 29: a base that leaves no room for the checkpoint's layer is refused before anything is built."""
     for layers in (MAX_LAYERS - 1, MAX_LAYERS):

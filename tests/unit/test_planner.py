@@ -3,17 +3,19 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from layerkit.assemble import assemble
 from layerkit.checkpoint import Packer, arrange
+from layerkit.checkpoint.elsewhere import Elsewhere, RemoteBlueprint
 from layerkit.checkpoint.safetensors import layout
 from layerkit.fingerprint import Inputs
 from layerkit.oci import Digest, Image, dump
-from layerkit.planner import Plan, Present, plan
-from layerkit.project import Builder, Checkpoint, Dependencies, Project
+from layerkit.planner import Estimate, LayerPlan, Plan, Present, plan
+from layerkit.project import Builder, Checkpoint, Code, Dependencies, Project
 from layerkit.project import Image as Table
 from layerkit.recognise import recognise
 from layerkit.state import State
@@ -100,6 +102,7 @@ def test_weights(root: Path) -> None:
     after = known(root, b"others!")
     made = decide(after, dataclasses.replace(there(before), checkpoint=None))
     assert (made.platforms_to_build, made.pack) == ((), True)
+    assert made.digest is None, "which it will be, only sending it will tell"
     expected = f"weights changed: {Digest.of(b'weights').short} → {Digest.of(b'others!').short}"
     assert rows(made)["checkpoint"] == ("packed", expected)
     (row,) = [item for item in made.layers if item.role == "checkpoint"]
@@ -125,6 +128,9 @@ def test_code(root: Path) -> None:
     old, new = Digest.of(b"print('served')\n").short, Digest.of(b"print('new')\n").short
     assert rows(made)["code"] == ("built", f"src/serve.py {old} → {new}")
     assert [rows(made)[role][0] for role in ("base", "dependencies", "checkpoint")] == ["reused"] * 3
+    base, dependencies = made.layers[:2]
+    assert base.bytes_to_builder == 0 and dependencies.bytes_to_builder == (root / "requirements.txt").stat().st_size
+    assert not base.known and not dependencies.known, "BuildKit may find otherwise"
 
 
 def test_dependency(root: Path) -> None:
@@ -267,8 +273,13 @@ def test_unknown_files_are_named(root: Path) -> None:
         (root / f"w/{number}.bin").write_text("x")
     with State() as state:
         found = inputs(dataclasses.replace(project(root), checkpoint=Checkpoint("w")), state)
-    reason = rows(decide(found, Present()))["checkpoint"][1]
-    assert reason.startswith("0.bin, 1.bin, 2.bin and 2 more not hashed yet")
+        reason = rows(decide(found, Present()))["checkpoint"][1]
+        assert reason.startswith("0.bin, 1.bin, 2.bin and 2 more not hashed yet")
+        assert found.checkpoint is not None
+        for file in found.checkpoint.files[:3]:
+            state.remember_file(file.source, file.identity, Digest.of(b"x"))
+        rest = inputs(dataclasses.replace(project(root), checkpoint=Checkpoint("w")), state)
+    assert rows(decide(rest, Present()))["checkpoint"][1].startswith("3.bin, 4.bin not hashed yet")
 
 
 @pytest.mark.parametrize(
@@ -292,8 +303,22 @@ def test_pure(root: Path) -> None:
 def test_json(root: Path) -> None:
     """The JSON of a plan has the keys of the contract."""
     found = known(root)
-    made = json.loads(json.dumps(decide(found, there(found)).to_json()))
-    assert set(made) >= {"schema_version", "destination", "tags", "way", "changes", "digest", "layers", "tags_to_move"}
+    made = json.loads(json.dumps(decide(found, there(found), tags=["v1", "v2"]).to_json()))
+    assert {name: value for name, value in made.items() if name != "layers"} == {
+        "schema_version": 1,
+        "destination": "registry x",
+        "tags": ["v1", "v2"],
+        "way": "compose",
+        "why": "",
+        "changes": True,
+        "digest": str(built(found).manifest.digest),
+        "platforms": [PLATFORM],
+        "runs_builder_for": [],
+        "tags_to_move": ["v2"],
+        "seconds": None,
+        "checkpoint_read": 0,
+    }
+    assert decide(found, Present()).to_json()["digest"] is None
     for row in made["layers"]:
         assert set(row) == {"role", "action", "reason", "bytes_to_builder", "bytes_to_upload", "known"}
         assert row["reason"]
@@ -357,7 +382,9 @@ def test_shards(root: Path) -> None:
     (layer,) = (layer for layer in hashed.layers if layer.role == "checkpoint")
     assert layer.reason == "1 of 4 layers changed; the others are there"
     assert layer.bytes_to_upload == next(part.size for part in layer.parts if part.changed)
-    assert [part["changed"] for part in layer.to_json()["parts"]] == [False, False, True, False]
+    told = layer.to_json()["parts"]
+    assert [part["changed"] for part in told] == [False, False, True, False]
+    assert told[0] == {"name": layer.parts[0].name, "bytes": layer.parts[0].size, "changed": False}
 
 
 def test_recognised(root: Path) -> None:
@@ -397,3 +424,221 @@ def test_samples_of_others(root: Path) -> None:
         for text in ("", "x y", "\0"):
             other = image([layer("a")], annotations={"dev.layerkit.checkpoint.samples": text})
             assert decide(found, Present(previous={PLATFORM: other})).pack
+
+
+# -------------------------------------------------------------------------------------------- what it comes to in bytes
+
+
+def by_role(made: Plan) -> dict[str, LayerPlan]:
+    return {item.role: item for item in made.layers}
+
+
+def test_bytes_to_the_builder(root: Path) -> None:
+    """Each role sends the builder its own files, dependencies the wheels too; what BuildKit makes of them is open."""
+    (root / "wheels").mkdir()
+    (root / "wheels" / "torch-2.13.0-py3-none-any.whl").write_bytes(b"w" * 1000)
+    made = project(root)
+    made = dataclasses.replace(made, dependencies=dataclasses.replace(made.dependencies, wheels="wheels"))
+    with State() as state:
+        first = by_role(decide(inputs(made, state), Present()))
+    code, listed = ((root / name).stat().st_size for name in ("src/serve.py", "requirements.txt"))
+    assert [(first[role].bytes_to_builder, first[role].bytes_to_upload) for role in first if role != "checkpoint"] == [
+        (0, None),
+        (listed + 1000, None),
+        (code, None),
+    ]
+    assert not any(item.known for item in first.values())
+
+
+def test_base_that_is_in_the_same_registry(root: Path) -> None:
+    """A base whose layers the destination takes over by itself is mounted, with no byte to upload."""
+    row = by_role(decide(known(root), Present(mounts_base=True)))["base"]
+    assert (row.action, row.bytes_to_upload) == ("mounted", 0)
+
+
+# ------------------------------------------------------------------------------------------------------------- reasons
+
+
+def test_reasons_of_no_cache(root: Path) -> None:
+    """With --no-cache what BuildKit makes is built because that was asked for; base and weights stay."""
+    found = known(root)
+    said = rows(decide(found, there(found), no_cache=True))
+    assert {role: said[role] for role in ("base", "dependencies", "code")} == {
+        "base": ("reused", "nothing in it changed"),
+        "dependencies": ("built", "asked for: --no-cache"),
+        "code": ("built", "asked for: --no-cache"),
+    }
+    assert said["checkpoint"][0] == "reused"
+
+
+def test_code_that_changes_the_generated_dockerfile(root: Path) -> None:
+    """More code to copy changes the Dockerfile, and is no reason for the dependencies under it."""
+    before = known(root)
+    (root / "more").mkdir()
+    (root / "more" / "x.py").write_text("")
+    made = dataclasses.replace(before.project, code=Code(["src", "more"]))
+    with State() as state:
+        after = dataclasses.replace(inputs(made, state), checkpoint=before.checkpoint)
+    assert before.dockerfile != after.dockerfile
+    said = rows(decide(after, dataclasses.replace(there(before), runtimes={})))
+    assert said["code"] == ("built", "more/x.py added")
+    assert said["dependencies"] == ("reused", "nothing in it changed")
+
+
+def test_code_of_an_own_dockerfile(root: Path) -> None:
+    """What a step of one's own Dockerfile runs on nobody knows: with any file changed it is built at most, and why."""
+    lines = (
+        "FROM b\nCOPY requirements.txt /\nRUN pip install -r /requirements.txt\nCOPY --link --from=checkpoint . /m/\n"
+    )
+    (root / "Dockerfile").write_text(lines)
+    own = Project(image=Table("r.example/x", dockerfile="Dockerfile"), checkpoint=Checkpoint("*.tar"), root=root)
+    with State() as state:
+        before = inputs(own, state)
+        (file,) = before.checkpoint.files  # type: ignore[union-attr]
+        state.remember_file(file.source, file.identity, Digest.of(b"weights"))
+        before = inputs(own, state)
+        kept = dataclasses.replace(runtime(), place=("/m", 0, 0))
+        assert before.checkpoint is not None
+        made = assemble(before, {PLATFORM: kept}, WEIGHTS, before.checkpoint.digest, before.checkpoint.key)
+        present = Present({}, WEIGHTS, {}, made.images)
+        assert rows(decide(before, present))["dependencies"] == ("reused", "nothing in it changed")
+        (root / "requirements.txt").write_text("torch==2.14.0\n")
+        found = by_role(decide(inputs(own, state), present))
+    assert (found["dependencies"].action, found["dependencies"].known) == ("built", False)
+    said = "built again where it lies on what changed: requirements.txt "
+    assert found["dependencies"].reason.startswith(said) and found["code"].action == "built"
+    after = dataclasses.replace(before, dockerfile=lines + "COPY src /srv\n")
+    found = by_role(decide(after, present))
+    said = "built again where it lies on what changed: Dockerfile "
+    for role in ("dependencies", "code"):
+        assert found[role].action == "built" and found[role].reason.startswith(said)
+
+
+def test_built_before(root: Path) -> None:
+    """Code that was built before, and is not what the tag names, is reused, and said what it differs by."""
+    found = known(root)
+    (root / "src/serve.py").write_text("print('new')\n")
+    earlier = built(known(root))
+    made = decide(found, dataclasses.replace(there(found), previous={PLATFORM: earlier}))
+    old, new = Digest.of(b"print('new')\n").short, Digest.of(b"print('served')\n").short
+    assert not made.platforms_to_build
+    assert rows(made)["code"] == ("reused", f"built before: src/serve.py {old} → {new}")
+
+
+def test_weights_that_are_not_there(root: Path) -> None:
+    """Weights that did not change, and are not at the destination or were deleted there, are said to be missing."""
+    found = known(root)
+    for present in (Present(), dataclasses.replace(there(found), checkpoint=None)):
+        assert rows(decide(found, present))["checkpoint"] == ("packed", "its layers are not at the destination")
+
+
+def test_shards_that_are_there_under_another_key(root: Path) -> None:
+    """Where every layer is there and only their key is not, none of them is said to be changed."""
+    with State() as state:
+        found = shards(root, state)
+        made = decide(found, dataclasses.replace(shards_there(found), checkpoint=None))
+    row = by_role(made)["checkpoint"]
+    assert (row.reason, row.bytes_to_upload) == ("its layers are not at the destination", 0)
+
+
+def test_roles_that_a_project_has_not(root: Path) -> None:
+    """A project without dependencies and code has no line for them; with apt packages alone it has one."""
+    bare = dataclasses.replace(project(root), dependencies=Dependencies(), code=Code([]))
+    bare = dataclasses.replace(bare, image=dataclasses.replace(bare.image, workdir="/"))
+    apt = dataclasses.replace(bare, dependencies=Dependencies(apt=["libgl1"]))
+    with State() as state:
+        assert list(rows(decide(inputs(bare, state), Present()))) == ["base", "checkpoint"]
+        assert list(rows(decide(inputs(apt, state), Present()))) == ["base", "dependencies", "checkpoint"]
+
+
+def test_buildkit_asked_for_where_it_must(root: Path) -> None:
+    """Where BuildKit was asked to build it all, that is the reason, and not that nothing else would be possible."""
+    (root / "Dockerfile").write_text("FROM b\nCOPY --link --from=checkpoint . /app/model/\nRUN chown -R 1 /app\n")
+    own = Project(image=Table("r.example/x", dockerfile="Dockerfile"), checkpoint=Checkpoint("*.tar"), root=root)
+    with State() as state:
+        made = decide(inputs(own, state), Present(), way="buildkit", why="asked for")
+    assert made.why == "asked for"
+
+
+def test_image_that_lost_a_part(root: Path) -> None:
+    """A tag that names the right image, of which something is gone, is put there again."""
+    found = known(root)
+    present = there(found)
+    (digest,) = present.tags.values()
+    assert digest is not None
+    made = decide(found, dataclasses.replace(present, hurt=frozenset({digest})))
+    assert (made.tags_to_move, made.changes, made.pack, made.platforms_to_build) == (("v1",), True, False, ())
+
+
+# --------------------------------------------------------- layers that are found by what lies under them, or elsewhere
+
+
+@pytest.mark.parametrize("changed", ["base", "requirement", "argument", "nothing-known", "no-cache", "code"])
+def test_layers_found_by_what_lies_under_them(root: Path, changed: str) -> None:
+    """In Docker's classic store the weights may have to be given again where what is under them is built, but not for
+    code, which is above them: the plan says so, with the bytes."""
+    before = known(root)
+    done = by_role(decide(before, dataclasses.replace(there(before), previous={}, stacked=True)))["checkpoint"]
+    assert done.action == "reused", "where nothing is built they are found"
+    present = dataclasses.replace(there(before), runtimes={}, stacked=True)
+    if changed == "requirement":
+        (root / "requirements.txt").write_text("torch==2.14.0\n")
+    if changed == "code":
+        (root / "src/serve.py").write_text("print('new')\n")
+    after = known(root)
+    if changed == "base":
+        newer = {name: dataclasses.replace(base, digest=Digest.of(b"newer")) for name, base in after.bases.items()}
+        after = dataclasses.replace(after, bases=newer)
+    if changed == "argument":
+        after = dataclasses.replace(after, project=dataclasses.replace(after.project, builder=Builder(args={"A": "1"})))
+    if changed == "nothing-known":
+        present = dataclasses.replace(present, previous={})
+    row = by_role(decide(after, present, no_cache=changed == "no-cache"))["checkpoint"]
+    assert after.checkpoint is not None
+    if changed == "code":
+        assert (row.action, row.bytes_to_upload, row.known) == ("reused", 0, True)
+    else:
+        size = sum(blueprint.size for blueprint in after.checkpoint.blueprints)
+        assert (row.action, row.bytes_to_upload, row.known) == ("packed", size, False)
+        assert row.reason.endswith("given again where what lies under them turns out to be new")
+
+
+@pytest.mark.parametrize("host", ["r.example", "other.example"])
+def test_weights_that_another_repository_has(root: Path, host: str) -> None:
+    """Weights of another image are mounted where it is in the same registry, else streamed: said with the bytes."""
+    found = known(root)
+    (stored,), place = WEIGHTS, {"host": "r.example", "repository": "team/other"}
+    remote = RemoteBlueprint((), "", (), 1000, stored=stored, **place)
+    elsewhere = Elsewhere("k" * 40, Digest.of(b"w"), "/app/model", "no model.pth.tar here", "", by="as the lock says")
+    assert found.checkpoint is not None
+    checkpoint = dataclasses.replace(found.checkpoint, files=(), elsewhere=elsewhere, remote=(remote,))
+    these = dataclasses.replace(found, checkpoint=checkpoint)
+    for blobs, size in ((frozenset(), 1000), (frozenset({stored.descriptor.digest}), 0)):
+        row = by_role(decide(these, Present(host=host, blobs=blobs)))["checkpoint"]
+        assert row.bytes_to_upload == size
+    assert row.action == ("mounted" if host == "r.example" else "packed")
+    way = "mounted from" if host == "r.example" else "streamed from"
+    assert row.reason.startswith(f"no model.pth.tar here; {way} r.example/team/other, ")
+    assert row.reason.endswith(", as the lock says")
+    stay = Present(checkpoint=WEIGHTS, host=host)
+    kept = by_role(decide(these, stay))["checkpoint"]
+    said = "no model.pth.tar here; its layers are there as checkpoint-kkkkkkkkkkkk, as the lock says"
+    assert (kept.action, kept.reason, kept.bytes_to_upload) == ("reused", said, 0)
+
+
+def test_weights_of_the_hub(root: Path) -> None:
+    """Weights of the Hugging Face Hub are named with their commit, and with what is to be downloaded of them."""
+    found = known(root)
+    assert found.checkpoint is not None
+    hub = SimpleNamespace(name="hf://org/model@0123456789ab")
+    fetched = dataclasses.replace(found.checkpoint, hub=hub, to_fetch=5_000_000)
+    said = rows(decide(dataclasses.replace(found, checkpoint=fetched), Present()))["checkpoint"][1]
+    assert said.endswith("; hf://org/model@0123456789ab, 4.8 MiB to download")
+    said = rows(decide(dataclasses.replace(found, checkpoint=fetched), there(found)))["checkpoint"][1]
+    assert said.endswith("; hf://org/model@0123456789ab")
+
+
+def test_json_of_an_estimate(root: Path) -> None:
+    """The seconds of a plan are in its JSON, in tenths."""
+    made = dataclasses.replace(decide(known(root), Present()), estimate=Estimate(12.34, 10.06, 3.0, ("builder",)))
+    assert made.to_json()["seconds"] == {"total": 12.3, "builder": 10.1, "checkpoint": 3.0, "unknown": ["builder"]}

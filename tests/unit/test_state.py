@@ -10,6 +10,7 @@ import pytest
 import layerkit.state as state_module
 from layerkit.oci import Digest
 from layerkit.state import Identity, State
+from unit.support import slow_clock
 
 D = Digest.of(b"1")
 
@@ -58,8 +59,9 @@ def test_forgotten(tmp_path: Path, how: str) -> None:
         assert state.file_digest(file, identity(file)) is None
 
 
-def test_racy_file(tmp_path: Path) -> None:
+def test_racy_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that is written again right after its digest was kept is not taken for the old one ("racy git")."""
+    slow_clock(monkeypatch)
     file = tmp_path / "model.pt"
     with State() as state:
         for number in range(10):
@@ -234,3 +236,23 @@ def test_stopped_while_waiting(tmp_path: Path) -> None:
             with pytest.raises(Stopped), state.alone("layer", stop):
                 pytest.fail("two have it")
     assert list((tmp_path / "locks").iterdir()) == []
+
+
+def test_memory_is_nobody_elses() -> None:
+    """Without a folder nothing is kept beyond the run, and no other one sees it."""
+    with State() as one, State() as other:
+        one.put("a", "b", 1)
+        assert other.get("a", "b", int) is None and one.get("a", "b", int) == 1
+    with State() as later:
+        assert later.get("a", "b", int) is None
+
+
+def test_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the file system knows no locks nobody is waited for."""
+
+    def refuse(handle: int, operation: int) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(state_module.fcntl, "flock", refuse)
+    with State(tmp_path) as state, state.alone("layer", lambda: pytest.fail("it waits")) as waited:
+        assert not waited
