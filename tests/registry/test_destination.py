@@ -201,7 +201,7 @@ def test_what_buildkit_is_asked_for(registry: FakeRegistry, connect: Connect) ->
         https = RegistryDestination(home, home, state).finished(["v1"])
     assert runtime.names == (f"{registry.host}/{NAME}:runtime-{'k' * 40}",)
     assert image.names == (f"{registry.host}/{NAME}:v1", f"{registry.host}/{NAME}:v2")
-    pushed = "type=image,push=true,oci-mediatypes=true"
+    pushed = "type=image,push=true,store=false,oci-mediatypes=true"
     assert https.outputs == (pushed,) and image.outputs == (f"{pushed},registry.insecure=true",)
     (text,) = runtime.outputs
     assert text.startswith(f"{pushed},annotation.org.opencontainers.image.created=20")
