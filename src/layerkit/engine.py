@@ -41,6 +41,7 @@ __all__ = ["ANOTHER_STORE", "Abilities", "BakeResult", "Engine", "Node"]
 
 ANOTHER_STORE = "switch Docker to the containerd image store, or: docker buildx create --use"
 _QUICK = 60.0  # seconds for a call that only asks
+_MOST_ATTACHED = 8 * 1024 * 1024  # bytes of a manifest or configuration
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +70,6 @@ class Abilities:
     def attestations(self) -> bool:
         """Can attach provenance and SBOM."""
         return self.registry_cache
-
-    @property
-    def keeps_images(self) -> bool:
-        """Images that it builds are in the local Docker at once, without an export."""
-        return self.driver == "docker"
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,7 +305,7 @@ class Engine:
     def _lost(self, stderr: bytes) -> LocalResourceError:
         return docker_failure(stderr.decode(errors="replace"), self.endpoint)
 
-    def attachment(self, build: str, digest: str, limit: int = 8 * 1024 * 1024) -> bytes | None:
+    def attachment(self, build: str, digest: str) -> bytes | None:
         """The blob *digest* from the builder's content store, by way of the record of *build*; None where it has none.
 
         ``docker buildx history inspect attachment`` reads any blob that the builder still holds: manifest and
@@ -318,7 +314,7 @@ class Engine:
         with contextlib.suppress(LocalResourceError):
             builder = ("--builder", self.builder) if self.builder else ()
             done = self.ask("buildx", *builder, "history", "inspect", "attachment", build.rpartition("/")[2], digest)
-            if done.returncode == 0 and len(done.stdout) <= limit:
+            if done.returncode == 0 and len(done.stdout) <= _MOST_ATTACHED:
                 return done.stdout
         return None
 

@@ -97,8 +97,11 @@ def image_of(name: str, manifest: Manifest, blob: Callable[[Descriptor], bytes],
     return image
 
 
-def verified(what: str, descriptor: Descriptor, stream: IO[bytes]) -> Iterator[bytes]:
+def verified(what: str, descriptor: Descriptor, stream: IO[bytes], hint: str) -> Iterator[bytes]:
     """*stream* as ``Repository.open_blob`` gives a blob: the last chunk comes after the digest was compared.
+
+    Args:
+        hint: the next step where it holds other bytes.
 
     Raises:
         IntegrityError: *stream* holds other bytes.
@@ -115,6 +118,6 @@ def verified(what: str, descriptor: Descriptor, stream: IO[bytes]) -> Iterator[b
     except OSError as error:
         raise LocalResourceError(f"{what}: cannot be read: {error.strerror}") from None
     if size != descriptor.size or state.hexdigest() != descriptor.digest.hex:
-        raise IntegrityError(f"{what} is not what its name says", hint="the layout is damaged: copy it again")
+        raise IntegrityError(f"{what} is not what its name says", hint=hint)
     if last:
         yield last

@@ -63,7 +63,7 @@ def _saved(engine: Engine, name: str, reference: str) -> Stream:
             for member in tar:
                 content = tar.extractfile(member) if member.name == f"blobs/sha256/{descriptor.digest.hex}" else None
                 if content is not None:
-                    yield verified(what, descriptor, content)
+                    yield verified(what, descriptor, content, "Docker's copy is damaged: pull it, or build it, again")
                     return
         raise IntegrityError(f"{what} is not in what docker save gives", hint="name the image in its registry")
 

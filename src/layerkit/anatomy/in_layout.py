@@ -87,7 +87,8 @@ class _Layout:
         except OSError as error:
             raise self._missing(descriptor, error) from None
         with opened:
-            yield verified(f"{self._name}: blob {descriptor.digest}", descriptor, opened)
+            what = f"{self._name}: blob {descriptor.digest}"
+            yield verified(what, descriptor, opened, "the layout is damaged: copy it again")
 
     def named(self, which: str | Digest) -> Manifest | Index | None:
         """The manifest of a tag or digest; None where it is not there."""

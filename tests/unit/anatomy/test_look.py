@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
 
 import layerkit
+from layerkit.anatomy.choosing import verified
 from layerkit.anatomy.difference import settings_of
 from layerkit.anatomy.in_docker import local_layers
 from layerkit.errors import ConfigurationError, IntegrityError
-from layerkit.oci import MEDIA, Digest, Index
+from layerkit.oci import MEDIA, Descriptor, Digest, Index
 from layerkit.settings import Settings
 
 from .support import Part, docker_like, made, safetensors, write_layout
@@ -60,6 +62,15 @@ def test_too_large(tmp_path: Path) -> None:
         stream.truncate(1 << 34)
     with pytest.raises(ConfigurationError, match="over 8388608 bytes"):
         layerkit.inspect(f"oci:{tmp_path}", settings=HERE)
+
+
+def test_other_bytes() -> None:
+    """A blob of other bytes is told before its last chunk is given, with the next step of whoever has it."""
+    descriptor = Descriptor(MEDIA.LAYER, Digest.of(b"right"), 5)
+    with pytest.raises(IntegrityError, match="x is not what its name says") as caught:
+        list(verified("x", descriptor, io.BytesIO(b"wrong"), "pull it again"))
+    assert caught.value.hint == "pull it again"
+    assert list(verified("x", descriptor, io.BytesIO(b"right"), "")) == [b"right"]
 
 
 def test_damaged_layout(tmp_path: Path) -> None:
