@@ -27,7 +27,7 @@ from .runtime import (
     taken,
 )
 from .runtime.requirements import Entry, masked
-from .state import Identity, State
+from .state import State
 
 __all__ = [
     "REQUIREMENT",
@@ -177,18 +177,10 @@ def _digests(files: Iterable[tuple[str, Path]], state: State) -> dict[str, Diges
 
     def one(item: tuple[str, Path]) -> tuple[str, Digest]:
         name, path = item
-        where = path.absolute()
         try:
-            identity = Identity.of(where.stat())
-            digest = state.file_digest(where, identity)
-            if digest is None:
-                identity.settle()
-                digest = hash_file(where)
-                if Identity.of(where.stat()) == identity:
-                    state.remember_file(where, identity, digest)
+            return name, state.digest_of(path.absolute(), hash_file)
         except OSError as error:
             raise ConfigurationError(f"{path}: {error.strerror}") from None
-        return name, digest
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         return dict(pool.map(one, files))

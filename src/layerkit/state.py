@@ -151,6 +151,21 @@ class State:
         except (IntegrityError, TypeError):
             return None
 
+    def digest_of(self, path: Path, read: Callable[[Path], Digest]) -> Digest:
+        """The digest of a file: as it is known, else what *read* makes of it, remembered if it is the same file then.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        identity = Identity.of(path.stat())
+        digest = self.file_digest(path, identity)
+        if digest is None:
+            identity.settle()
+            digest = read(path)
+            if Identity.of(path.stat()) == identity:
+                self.remember_file(path, identity, digest)
+        return digest
+
     def remember_file(self, path: Path, identity: Identity, digest: Digest) -> None:
         """Keep that the file at *path* has *digest* as long as it has this *identity*.
 

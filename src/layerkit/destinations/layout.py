@@ -87,22 +87,17 @@ class LayoutDestination:
 
     def _holds(self, descriptor: Descriptor) -> bool:
         """Whether the blob is there and is what it is called; read where the stat cache does not know it."""
-        path = self._path(descriptor.digest)
+        path, algorithm = self._path(descriptor.digest), descriptor.digest.algorithm
+
+        def read(path: Path) -> Digest:
+            with path.open("rb") as stream:
+                return Digest(algorithm, hashlib.file_digest(stream, algorithm).hexdigest())
+
         try:
-            identity = Identity.of(path.stat())
-            if identity.size != descriptor.size:
-                return False
-            found = self.state.file_digest(path, identity)
-            if found is None or found.algorithm != descriptor.digest.algorithm:
-                identity.settle()
-                with path.open("rb") as stream:
-                    hashed = hashlib.file_digest(stream, descriptor.digest.algorithm)
-                found = Digest(descriptor.digest.algorithm, hashed.hexdigest())
-                if Identity.of(path.stat()) == identity:
-                    self.state.remember_file(path, identity, found)
+            same_size = path.stat().st_size == descriptor.size
+            return same_size and self.state.digest_of(path, read) == descriptor.digest
         except OSError:
             return False
-        return found == descriptor.digest
 
     def _open(self, descriptor: Descriptor) -> BinaryIO | None:
         """A blob that is held, to be looked into: 7 s for the largest as gzip, once; compressing it took minutes."""
