@@ -129,19 +129,11 @@ def test_fault_1_a_stall_is_noticed_and_resumed(registry: FakeRegistry, connect:
     assert time.monotonic() - started < 5
 
 
-def test_fault_2_a_session_that_is_unknown(registry: FakeRegistry, connect: Connect) -> None:
-    """FAULTS 2: 404 BLOB_UPLOAD_UNKNOWN starts the blob again from byte 0."""
+@pytest.mark.parametrize("method", ["PATCH", "PUT"])
+def test_fault_2_a_session_that_is_unknown(registry: FakeRegistry, connect: Connect, method: str) -> None:
+    """FAULTS 2: 404 BLOB_UPLOAD_UNKNOWN, to the data or to the commit, starts the blob again from byte 0."""
     data = Data(BLOB)
-    registry.fail(method="PATCH", call=lambda request: registry.forget_sessions())
-    connect(registry).upload(data)
-    assert stored(registry, data)
-    assert len(registry.asked("POST")) == 2
-
-
-def test_fault_2_a_commit_that_finds_no_session(registry: FakeRegistry, connect: Connect) -> None:
-    """FAULTS 2: where the session is lost when all was sent, all is sent in a new one."""
-    data = Data(BLOB)
-    registry.fail(method="PUT", call=lambda request: registry.forget_sessions())
+    registry.fail(method=method, call=lambda request: registry.forget_sessions())
     connect(registry).upload(data)
     assert stored(registry, data)
     assert len(registry.asked("POST")) == 2

@@ -1,7 +1,7 @@
 """What BuildKit builds: base, dependencies and code, and the place where the checkpoint goes."""
 
 from .checkpoint_copy import CheckpointCopy, find_checkpoint_copy
-from .context import ContextFile, find_files, find_includes, materialise, read_requirements
+from .context import find_files, find_includes, materialise, read_requirements
 from .dockerfile import CHECKPOINT_TARGET, DEFAULT_EXCLUDES, generate, ignore_file
 from .dockerignore import Matcher
 from .instructions import Instruction, instructions
@@ -10,6 +10,7 @@ from .mounts import required_secrets
 from .requirements import Entry, Requirements
 from .stages import base_images, foundation
 from .taken import taken
+from .walk import ContextFile
 
 __all__ = [
     "CHECKPOINT_TARGET",

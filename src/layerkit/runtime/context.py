@@ -10,9 +10,7 @@ import fnmatch
 import os
 import posixpath
 import shutil
-import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from platform import machine
 
@@ -23,40 +21,12 @@ from .dockerfile import DEFAULT_EXCLUDES
 from .dockerignore import Matcher, Pattern
 from .left_out import in_project, own_ignore, private, read_ignore
 from .requirements import Requirements, parse
+from .walk import FOLDER, ContextFile, Walk, context_file, regular
 from .words import has_wildcard
 
-__all__ = ["ContextFile", "find_files", "find_includes", "materialise", "read_requirements"]
+__all__ = ["find_files", "find_includes", "materialise", "read_requirements"]
 
 _MAX_REQUIREMENTS = 16 * 1024 * 1024  # bytes
-_EXECUTABLE, _PLAIN, _FOLDER = 0o755, 0o644, 0o755
-
-
-@dataclass(frozen=True, order=True, slots=True)
-class ContextFile:
-    """One file, link or empty folder of the build context.
-
-    Attributes:
-        path: relative to the context, with ``/``.
-        source: where its content is.
-        size: bytes; 0 for what is no file.
-        mode: 0o755 where its owner may execute it, else 0o644: what the umask of a checkout left does not count;
-            0o40755 for a folder.
-        link: where a symbolic link points, as it is written into the context; "" for what is none.
-    """
-
-    path: str
-    source: Path
-    size: int
-    mode: int
-    link: str = ""
-
-    @property
-    def is_folder(self) -> bool:
-        return stat.S_ISDIR(self.mode)
-
-    @property
-    def is_file(self) -> bool:
-        return not self.link and not self.is_folder
 
 
 # ------------------------------------------------------------------------------------------------------ requirements
@@ -76,7 +46,7 @@ def read_requirements(project: Project) -> Requirements | None:
         file = project.root / path
         _inside(file, path, project.root, "dependencies.requirements")
         try:
-            _regular(file.stat(), path)
+            regular(file.stat(), path)
             with file.open("rb") as stream:
                 raw = stream.read(_MAX_REQUIREMENTS + 1)
         except FileNotFoundError:
@@ -132,13 +102,13 @@ def find_files(
     """
     if project.image.dockerfile:
         without = private(project) | in_project(project, apart)
-        walk = _Walk(project.root, [own_ignore(project)], without, own=True)
+        walk = Walk(project.root, [own_ignore(project)], without, own=True)
         found = walk.below("") if named is None else _below(walk, named)
         files = {file.path: file for file in found}
         return tuple(sorted(files.values(), key=lambda file: file.path))
     files = {}
     for path in _requirements_files(project):
-        files[path] = _file(path, project.root / path)
+        files[path] = context_file(path, project.root / path)
     walk = _code_walk(project, apart)
     for entry in project.code.include:
         for path in _matches(project, walk, entry):
@@ -148,7 +118,7 @@ def find_files(
     return tuple(sorted(files.values(), key=lambda file: file.path))
 
 
-def _below(walk: _Walk, named: Iterable[str]) -> Iterator[ContextFile]:
+def _below(walk: Walk, named: Iterable[str]) -> Iterator[ContextFile]:
     """The files that are named, or below a folder that is; what is not there BuildKit will miss.
 
     All files, where a link leads to what is named, or is that.
@@ -217,15 +187,15 @@ def _requirements_files(project: Project) -> tuple[str, ...]:
     return requirements.files if requirements is not None else ()
 
 
-def _code_walk(project: Project, apart: Iterable[Path]) -> _Walk:
+def _code_walk(project: Project, apart: Iterable[Path]) -> Walk:
     matchers = [Matcher(DEFAULT_EXCLUDES), Matcher(project.code.exclude), read_ignore(project.root / ".dockerignore")]
     without = private(project) | in_project(project, apart)
     if project.dependencies.wheels and not posixpath.isabs(project.dependencies.wheels):
         without.add(posixpath.normpath(project.dependencies.wheels))
-    return _Walk(project.root, matchers, without, own=False)
+    return Walk(project.root, matchers, without, own=False)
 
 
-def _matches(project: Project, walk: _Walk, entry: str) -> tuple[str, ...]:
+def _matches(project: Project, walk: Walk, entry: str) -> tuple[str, ...]:
     """The paths that an entry of ``code.include`` stands for; what is below a matched folder is not listed again."""
     path = posixpath.normpath(entry)
     file = project.root / path
@@ -276,148 +246,6 @@ def _inside(file: Path, path: str, root: Path, where: str) -> None:
             f"{where}: {path!r} leads out of the project folder, to {str(file.resolve())!r}",
             hint="copy it into the project: the builder is given this folder only",
         )
-
-
-def _regular(status: os.stat_result, path: str) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise ConfigurationError(
-            f"{path}: is no file, folder or link but a {_kind(status.st_mode)}",
-            hint="remove it, or name it in .dockerignore",
-        )
-
-
-def _kind(mode: int) -> str:
-    names = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFBLK: "device", stat.S_IFCHR: "device"}
-    return names.get(stat.S_IFMT(mode), "folder" if stat.S_ISDIR(mode) else "special file")
-
-
-def _file(path: str, source: Path, status: os.stat_result | None = None) -> ContextFile:
-    """A file, links followed."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        raise ConfigurationError(f"{path!a}: its name is not UTF-8", hint="rename it") from None
-    try:
-        status = status or source.stat()
-    except OSError as error:
-        raise ConfigurationError(f"{path}: {error.strerror}") from None
-    _regular(status, path)
-    return ContextFile(path, source, status.st_size, _EXECUTABLE if status.st_mode & stat.S_IXUSR else _PLAIN)
-
-
-def _empty(path: str, source: Path) -> ContextFile:
-    return ContextFile(path, source, 0, stat.S_IFDIR | _FOLDER)
-
-
-class _Walk:
-    """Reads folders, and leaves out what the matchers exclude and what *without* names."""
-
-    def __init__(self, root: Path, matchers: Sequence[Matcher], without: set[str], *, own: bool) -> None:
-        self.root = root
-        self.matchers = [matcher for matcher in matchers if matcher.patterns]
-        self.without = frozenset(without)
-        self.own = own  # with one's own Dockerfile links are sent as they are, as buildx does
-        self._top = root.resolve()
-
-    def out(self, path: str) -> bool:
-        return self._checkpoint(path) or any(matcher.excludes(path) for matcher in self.matchers)
-
-    def _checkpoint(self, path: str) -> bool:
-        if not self.without:
-            return False
-        while path:
-            if path in self.without:
-                return True
-            path = path.rpartition("/")[0]
-        return False
-
-    def closed(self, folder: str) -> bool:
-        """Nothing below *folder* can be let in."""
-        return folder in self.without or any(matcher.prunes(folder) for matcher in self.matchers)
-
-    def of(self, path: str) -> Iterator[ContextFile]:
-        """The files of one path that is included: itself, or all below it. A link is followed there, as COPY does."""
-        if path == ".":
-            yield from self.below("")
-        elif (self.root / path).is_dir():
-            if not self.closed(path):
-                empty = self.own and self._may_be_empty(path)
-                for file in self.below(path):
-                    empty = False
-                    yield file
-                if empty:
-                    yield _empty(path, self.root / path)
-        elif not self.out(path):
-            yield _file(path, self.root / path)
-
-    def below(self, folder: str) -> Iterator[ContextFile]:
-        return (file for _, file in self._walk(folder, lambda path, entry: None) if file is not None)
-
-    def matching(self, pattern: Pattern) -> Iterator[str]:
-        """Paths of files and folders that *pattern* matches, not excluded; nothing below a folder that matches."""
-        start = pattern.literal if (self.root / pattern.literal).is_dir() else ""
-
-        def stop(path: str, entry: os.DirEntry[str]) -> str | None:
-            return path if pattern.match(path) and not self.out(path) else None
-
-        return (path for path, _ in self._walk(start, stop, files=False) if path is not None)
-
-    def _walk(
-        self,
-        folder: str,
-        stop: Callable[[str, os.DirEntry[str]], str | None],
-        *,
-        files: bool = True,
-    ) -> Iterator[tuple[str | None, ContextFile | None]]:
-        """(what *stop* found, None) or (None, a file) below *folder*, in the order of names."""
-        try:
-            with os.scandir(self.root / folder) as entries:
-                found = sorted(entries, key=lambda entry: entry.name)
-        except OSError as error:
-            raise ConfigurationError(f"{folder or '.'}: cannot be read: {error.strerror}") from None
-        for entry in found:
-            path = f"{folder}/{entry.name}" if folder else entry.name
-            match = stop(path, entry)
-            if match is not None:
-                yield match, None
-            elif entry.is_dir(follow_symlinks=False):
-                if self.closed(path):
-                    continue
-                empty = self.own and self._may_be_empty(path)
-                for found_below in self._walk(path, stop, files=files):
-                    empty = False
-                    yield found_below
-                if empty:
-                    yield None, _empty(path, Path(entry.path))
-            elif files and not self.out(path):
-                yield None, self._entry(path, entry)
-
-    def _may_be_empty(self, folder: str) -> bool:
-        """*folder* is sent also with nothing in it; not where it holds what is left out, which may come and go."""
-        return not self.out(folder) and not any(path.startswith(folder + "/") for path in self.without)
-
-    def _entry(self, path: str, entry: os.DirEntry[str]) -> ContextFile:
-        source = Path(entry.path)
-        if not entry.is_symlink():
-            try:
-                return _file(path, source, entry.stat(follow_symlinks=False))
-            except OSError as error:
-                raise ConfigurationError(f"{path}: {error.strerror}") from None
-        link = str(source.readlink())
-        if not self.own:
-            inside = source.resolve()
-            if not inside.is_relative_to(self._top):
-                raise ConfigurationError(
-                    f"code.include: {path!r} is a link that leads out of the project folder, to {link!r}",
-                    hint="copy the file into the project, or leave the link out with code.exclude",
-                )
-            if posixpath.isabs(link):  # would point to nothing in the image
-                link = os.path.relpath(inside, source.parent.resolve())
-        try:
-            (path + link).encode()
-        except UnicodeEncodeError:
-            raise ConfigurationError(f"{path!a}: its name or target is not UTF-8", hint="rename it") from None
-        return ContextFile(path, source, 0, 0o777, link)
 
 
 # ------------------------------------------------------------------------------------------------------- the folder
@@ -473,6 +301,6 @@ def materialise(files: Iterable[ContextFile], destination: Path, *, timestamp: i
         os.utime(target, (timestamp, timestamp))
         written += size
     for folder in folders:
-        folder.chmod(_FOLDER)
+        folder.chmod(FOLDER)
         os.utime(folder, (timestamp, timestamp))
     return written
