@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from layerkit import lock
@@ -252,6 +252,7 @@ def through(reader: Callable[[int, int, str], Any], raw: bytes, folder: Path) ->
 
 @FUZZ
 @given(raw=st.binary(max_size=2000) | st.builds(damage, st.just(ZIP), places, ends))
+@example(raw=b"P\\\x00\n")  # an escape that Python warns of
 def test_zip_checkpoints(raw: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     """FAULTS 50: any damage to the ZIP of a checkpoint is a CheckpointError, in little memory."""
     through(read_archive, raw, tmp_path_factory.getbasetemp())

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import pickletools
 import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -192,8 +193,11 @@ def _pickle(handle: int, size: int, position: int, where: str) -> bytes:
         data = os.pread(handle, length, position)
         stream = BytesIO(data)
         try:
-            for _ in pickletools.genops(stream):
-                pass
+            with warnings.catch_warnings():
+                # Of escapes that no pickler writes, which Python would speak of to whoever reads the file.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                for _ in pickletools.genops(stream):
+                    pass
             return data[: stream.tell()]
         except (ValueError, EOFError, UnicodeDecodeError, struct.error, IndexError, OverflowError) as error:
             if position + length >= size or length >= _MAX_LEGACY_PICKLE:
